@@ -1,0 +1,80 @@
+"""Volumes in space, and the only place where LPS and RAS meet.
+
+In memory a volume is ``float32`` with axes (i, j, k) and a 4×4 affine that maps voxel indices to
+RAS+ millimetres (NIfTI-1, nibabel's convention). DICOM's patient coordinate system is LPS+
+(PS3.3 C.7.6.2.1.1): x and y change sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Affine", "FloatArray", "Volume", "lps_to_ras", "ras_to_lps"]
+
+FloatArray = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+_FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def lps_to_ras(affine: Affine) -> Affine:
+    """Return a voxel-to-LPS affine (mm, 4×4) as voxel-to-RAS."""
+    return np.asarray(_FLIP_XY @ affine, dtype=np.float64)
+
+
+def ras_to_lps(affine: Affine) -> Affine:
+    """Return a voxel-to-RAS affine (mm, 4×4) as voxel-to-LPS."""
+    return np.asarray(_FLIP_XY @ affine, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image on a regular grid.
+
+    Parameters
+    ----------
+    data
+        ``float32``, shape (i, j, k).
+    affine
+        4×4, voxel index to RAS+ mm; maps the *centre* of voxel (i, j, k).
+    """
+
+    data: FloatArray
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise ValueError(f"a volume has three axes, not {self.data.ndim}")
+        if self.data.dtype != np.float32:
+            raise ValueError(f"a volume is float32, not {self.data.dtype}")
+        if self.affine.shape != (4, 4) or abs(np.linalg.det(self.affine)) < 1e-9:
+            raise ValueError("a volume needs a non-singular 4×4 affine")
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along i, j and k."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    def position(self, index: tuple[float, float, float]) -> NDArray[np.float64]:
+        """Return the RAS+ position (mm) of a voxel index, which need not be whole."""
+        return np.asarray(self.affine[:3, :3] @ np.asarray(index) + self.affine[:3, 3])
+
+    @classmethod
+    def load(cls, path: Path) -> Volume:
+        """Read a 3D NIfTI file, scaled to its real values."""
+        image = nib.load(path)  # type: ignore[attr-defined]
+        return cls(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
+
+    def save(self, path: Path) -> None:
+        """Write a float32 NIfTI-1 file, with the affine as its scanner-anatomical sform."""
+        image = nib.Nifti1Image(self.data, self.affine)  # type: ignore[attr-defined, no-untyped-call]
+        image.header.set_xyzt_units("mm")
+        image.set_sform(self.affine, code=1)
+        image.set_qform(self.affine, code=1)
+        nib.save(image, path)  # type: ignore[attr-defined]
