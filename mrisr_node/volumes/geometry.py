@@ -68,13 +68,13 @@ class Volume:
     @classmethod
     def load(cls, path: Path) -> Volume:
         """Read a 3D NIfTI file, scaled to its real values."""
-        image = nib.load(path)  # type: ignore[attr-defined]
+        image = nib.nifti1.Nifti1Image.from_filename(path)
         return cls(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
 
     def save(self, path: Path) -> None:
         """Write a float32 NIfTI-1 file, with the affine as its scanner-anatomical sform."""
-        image = nib.Nifti1Image(self.data, self.affine)  # type: ignore[attr-defined, no-untyped-call]
-        image.header.set_xyzt_units("mm")
-        image.set_sform(self.affine, code=1)
-        image.set_qform(self.affine, code=1)
-        nib.save(image, path)  # type: ignore[attr-defined]
+        image = nib.nifti1.Nifti1Image(self.data, self.affine)  # type: ignore[no-untyped-call]
+        image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+        image.set_sform(self.affine, code=1)  # type: ignore[no-untyped-call]
+        image.set_qform(self.affine, code=1)  # type: ignore[no-untyped-call]
+        image.to_filename(path)

@@ -1,0 +1,73 @@
+"""The stages a job passes, in order, and the queue that each runs on.
+
+Only names and order live here, so that the queues, the estimates and the pages can speak of stages
+without loading what the stages do (``pipeline``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mrisr_node.records import State
+from mrisr_node.settings import Recipe
+
+__all__ = ["Queue", "Stage", "following", "queue_of", "stages_of", "state_of"]
+
+
+class Queue(StrEnum):
+    """A Huey queue with its own consumer."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    DELIVERY = "delivery"
+
+
+class Stage(StrEnum):
+    """One repeatable step from files to files."""
+
+    CONVERT = "convert"
+    BRAIN = "brain"
+    BIAS = "bias"
+    NORMALISE = "normalise"
+    REGISTER = "register"
+    SUPERRESOLVE = "superresolve"
+    WRITE = "write"
+    STORE = "store"
+    CONFIRM = "confirm"
+
+
+_QUEUES = {
+    Stage.SUPERRESOLVE: Queue.GPU,
+    Stage.WRITE: Queue.DELIVERY,
+    Stage.STORE: Queue.DELIVERY,
+    Stage.CONFIRM: Queue.DELIVERY,
+}
+_STATES = {
+    Queue.CPU: State.PREPARING,
+    Queue.GPU: State.RESOLVING,
+    Queue.DELIVERY: State.DELIVERING,
+}
+# Reading keeps the scanner's intensities, so the native recipe neither corrects nor registers.
+_MNI_ONLY = frozenset({Stage.BIAS, Stage.REGISTER})
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """Return the stages of a recipe, in order."""
+    return tuple(s for s in Stage if recipe is Recipe.MNI or s not in _MNI_ONLY)
+
+
+def queue_of(stage: Stage) -> Queue:
+    """Return the queue that a stage runs on."""
+    return _QUEUES.get(stage, Queue.CPU)
+
+
+def state_of(stage: Stage) -> State:
+    """Return the state that a series is in while a stage runs."""
+    return _STATES[queue_of(stage)]
+
+
+def following(recipe: Recipe, stage: Stage) -> Stage | None:
+    """Return the stage after `stage`, or None after the last."""
+    stages = stages_of(recipe)
+    position = stages.index(stage) + 1
+    return stages[position] if position < len(stages) else None

@@ -1,0 +1,254 @@
+"""The node's memory: what arrived, what became of it, and who may ask.
+
+One SQLite file (peewee), shared by every process of the node, and the only truth about state: a
+queue message is a wake-up, never a fact. Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from peewee import (
+    AutoField,
+    BooleanField,
+    CharField,
+    DatabaseProxy,
+    FloatField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    SqliteDatabase,
+    TextField,
+)
+
+from mrisr_node.errors import NodeError
+
+__all__ = [
+    "ACTIVE",
+    "ApiToken",
+    "Instance",
+    "Job",
+    "Rejection",
+    "Series",
+    "StageRun",
+    "State",
+    "StateError",
+    "Transition",
+    "User",
+    "WebSession",
+    "open_records",
+    "owner_name",
+    "transaction",
+]
+
+database = DatabaseProxy()
+
+
+class State(StrEnum):
+    """Where a series is on its way."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    SKIPPED = "skipped"
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RESOLVING = "resolving"
+    DELIVERING = "delivering"
+    DONE = "done"
+    FAILED = "failed"
+
+
+ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
+
+# A late slice re-opens a series from wherever it is.
+_NEXT: dict[State, frozenset[State]] = {
+    State.RECEIVING: frozenset({State.COMPLETE, State.FAILED}),
+    State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
+    State.SKIPPED: frozenset({State.RECEIVING}),
+    State.QUEUED: frozenset({State.PREPARING, State.FAILED, State.RECEIVING}),
+    State.PREPARING: frozenset({State.RESOLVING, State.FAILED, State.RECEIVING}),
+    State.RESOLVING: frozenset({State.DELIVERING, State.FAILED, State.RECEIVING}),
+    State.DELIVERING: frozenset({State.DONE, State.FAILED, State.RECEIVING}),
+    State.DONE: frozenset({State.RECEIVING}),
+    State.FAILED: frozenset({State.QUEUED, State.RECEIVING}),
+}
+
+
+class StateError(NodeError):
+    """A series was asked to go where no way leads from its state."""
+
+
+class _Record(Model):
+    class Meta:
+        database = database
+
+
+class Series(_Record):
+    """A received series and the state it is in."""
+
+    id = AutoField()
+    series_instance_uid = CharField(unique=True)
+    study_instance_uid = CharField(index=True)
+    modality = CharField(default="")
+    description = CharField(default="")
+    sender = CharField(default="")
+    state = CharField(default=State.RECEIVING.value, index=True)
+    reason = TextField(default="")
+    state_at = FloatField(default=time.time)
+    received_at = FloatField(default=time.time)
+    last_instance_at = FloatField(default=time.time, index=True)
+    expected_instances = IntegerField(null=True)
+
+    def move(self, to: State, reason: str = "") -> None:
+        """Change the state, in one transaction with the line that says when and why.
+
+        Raises
+        ------
+        StateError
+            No way leads there from the state that the series has in the database now.
+        """
+        with database.atomic("IMMEDIATE"):
+            now = Series.get_by_id(self.id)
+            if to not in _NEXT[State(now.state)]:
+                raise StateError(f"series {self.id} cannot go from {now.state} to {to}")
+            at = time.time()
+            Series.update(state=to.value, reason=reason, state_at=at).where(
+                Series.id == self.id
+            ).execute()
+            Transition.create(series=self, source=now.state, target=to.value, reason=reason, at=at)
+        self.state, self.reason, self.state_at = to.value, reason, at
+
+
+class Transition(_Record):
+    """One change of a series' state."""
+
+    series = ForeignKeyField(Series, backref="transitions", on_delete="CASCADE")
+    source = CharField()
+    target = CharField()
+    reason = TextField(default="")
+    at = FloatField()
+
+
+class Instance(_Record):
+    """A SOP instance on the spool; the row exists only once its file is durable."""
+
+    series = ForeignKeyField(Series, backref="instances", on_delete="CASCADE")
+    sop_instance_uid = CharField(unique=True)
+    path = CharField()
+    sha256 = CharField()
+    size = IntegerField()
+    sender = CharField(default="")
+    received_at = FloatField(default=time.time)
+
+
+class Rejection(_Record):
+    """A received object that was put into quarantine."""
+
+    sop_instance_uid = CharField(default="")
+    path = CharField()
+    reason = TextField()
+    sender = CharField(default="")
+    at = FloatField(default=time.time)
+
+
+class Job(_Record):
+    """The processing of one complete series; the newest of a series counts."""
+
+    id = AutoField()
+    series = ForeignKeyField(Series, backref="jobs", on_delete="CASCADE")
+    recipe = CharField()
+    stage = CharField(default="")
+    progress = FloatField(default=0.0)
+    attempts = IntegerField(default=0)
+    not_before = FloatField(default=0.0)
+    lease_owner = CharField(null=True)
+    lease_until = FloatField(default=0.0)
+    voxels = IntegerField(default=0)
+    created_at = FloatField(default=time.time)
+    started_at = FloatField(null=True)
+    finished_at = FloatField(null=True)
+    result_series_uid = CharField(null=True)
+    result_instances = IntegerField(null=True)
+    outcome = TextField(default="{}")
+    """JSON: fidelity figures, checkpoint identity, what was sent where."""
+
+
+class StageRun(_Record):
+    """One run of one stage of a job: what the estimates learn from."""
+
+    job = ForeignKeyField(Job, backref="runs", on_delete="CASCADE")
+    stage = CharField(index=True)
+    started_at = FloatField()
+    seconds = FloatField(null=True)
+    voxels = IntegerField(default=0)
+    peak_bytes = IntegerField(null=True)
+    finished = BooleanField(default=False)
+
+
+class User(_Record):
+    """A person who may sign in."""
+
+    username = CharField(unique=True)
+    password_hash = CharField()
+    role = CharField(default="admin")
+    created_at = FloatField(default=time.time)
+
+
+class WebSession(_Record):
+    """A signed-in browser; only the digest of its cookie is kept."""
+
+    digest = CharField(unique=True)
+    user = ForeignKeyField(User, on_delete="CASCADE")
+    expires_at = FloatField()
+
+
+class ApiToken(_Record):
+    """A tool's bearer token; only its digest is kept."""
+
+    digest = CharField(unique=True)
+    user = ForeignKeyField(User, on_delete="CASCADE")
+    name = CharField()
+    created_at = FloatField(default=time.time)
+    expires_at = FloatField(null=True)
+
+
+_TABLES = [
+    Series, Transition, Instance, Rejection, Job, StageRun, User, WebSession, ApiToken,
+]  # fmt: skip
+
+
+def open_records(path: Path) -> None:
+    """Open the database file for this process, and make what is missing of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = SqliteDatabase(
+        str(path),
+        pragmas={
+            "journal_mode": "wal",
+            # An acknowledged instance must survive a power cut; WAL's default syncs too rarely.
+            "synchronous": "full",
+            "foreign_keys": 1,
+            "busy_timeout": 30_000,
+        },
+    )
+    database.initialize(engine)
+    with engine.atomic("IMMEDIATE"):
+        engine.create_tables(_TABLES)
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """Hold the write lock from the start, so that what is read inside stays true until the end."""
+    with database.atomic("IMMEDIATE"):
+        yield
+
+
+def owner_name() -> str:
+    """Return a name for this process that no other process, now or later, has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"

