@@ -1,0 +1,241 @@
+"""Where the slices of an MR series lie, read from its DICOM headers.
+
+Positions decide, never tags about spacing: SpacingBetweenSlices holds the gap on some scanners,
+the distance on others, and is wrong after editing on a few. Classic and Enhanced MR objects give
+the same list of slices (PS3.3 C.7.6.2 Image Plane; C.7.6.16.2.1–4 functional groups).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from mrisr_node.errors import ConversionError, NotEligible
+from mrisr_node.volumes.geometry import Affine, lps_to_ras
+
+__all__ = ["Acquisition", "Slice", "read_acquisition", "slices_of"]
+
+# Positions are often written with one decimal, and gradients are never perfectly linear. Past this
+# part of the slice distance a stack is not one regular grid.
+_UNEVEN = 0.02
+_ORIENTATION = 1e-3
+_SPACING = 1e-3
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One acquired slice: an instance, or a frame of one.
+
+    Parameters
+    ----------
+    sop_instance_uid
+        The instance that holds it.
+    frame
+        Its frame number, from 1; 1 for a classic instance.
+    position
+        ImagePositionPatient, LPS+ mm: centre of the first voxel.
+    row_cosine, column_cosine
+        ImageOrientationPatient, LPS+: direction along a row, and along a column.
+    pixel_spacing
+        PixelSpacing in mm: between rows, between columns.
+    """
+
+    sop_instance_uid: str
+    frame: int
+    position: NDArray[np.float64]
+    row_cosine: NDArray[np.float64]
+    column_cosine: NDArray[np.float64]
+    pixel_spacing: tuple[float, float]
+    rows: int
+    columns: int
+    thickness: float | None
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """A stack of parallel, evenly spaced slices: one volume.
+
+    Parameters
+    ----------
+    slices
+        In order along the slice normal (row cosine × column cosine).
+    affine
+        4×4, index (column, row, slice) to RAS+ mm, from the positions of the first and last slice.
+    thickness
+        SliceThickness in mm; the slice distance where the tag is missing or not positive.
+    unevenness
+        Largest distance in mm between a slice's position and the regular grid.
+    """
+
+    slices: tuple[Slice, ...]
+    affine: Affine
+    thickness: float
+    unevenness: float
+
+    @property
+    def distance(self) -> float:
+        """Distance between the centres of neighbouring slices, in mm."""
+        return float(np.linalg.norm(self.affine[:3, 2]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows, slices."""
+        return self.slices[0].columns, self.slices[0].rows, len(self.slices)
+
+
+def slices_of(dataset: Dataset) -> list[Slice]:
+    """Return the slices that an MR instance holds, in the order of its frames.
+
+    Raises
+    ------
+    NotEligible
+        An attribute that places the slices in space is missing.
+    """
+    frames = dataset.get("PerFrameFunctionalGroupsSequence")
+    try:
+        if frames is None:
+            return [_slice(dataset, 1, dataset, dataset, dataset)]
+        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        return [
+            _slice(
+                dataset,
+                number,
+                _group(frame, shared, "PlanePositionSequence"),
+                _group(frame, shared, "PlaneOrientationSequence"),
+                _group(frame, shared, "PixelMeasuresSequence"),
+            )
+            for number, frame in enumerate(frames, start=1)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise NotEligible(
+            "the images do not say where in the patient they lie (position, orientation or pixel"
+            " spacing is missing), so no volume can be made of them"
+        ) from error
+
+
+def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
+    """Order the slices of a series and check that they make one regular volume.
+
+    Raises
+    ------
+    NotEligible
+        The series is something else by nature: several orientations, several images at one place.
+    ConversionError
+        The series should be a volume and is not: slices are missing or unevenly spaced.
+    """
+    slices = [s for dataset in datasets for s in slices_of(dataset)]
+    _same_plane(slices)
+    first = slices[0]
+    normal = np.cross(first.row_cosine, first.column_cosine)
+    slices.sort(key=lambda s: (float(normal @ s.position), s.sop_instance_uid, s.frame))
+    positions = np.array([s.position for s in slices])
+    along = positions @ normal
+    steps = np.diff(along)
+    if len(slices) < 2:
+        raise NotEligible("the series has one slice only; super-resolution needs a stack of them")
+    places = 1 + int((steps > 0.01).sum())
+    if places < len(slices):
+        raise NotEligible(
+            f"{len(slices)} images lie at only {places} slice positions (a time series, several"
+            " echoes, diffusion weightings or magnitude with phase); one series must be one volume"
+        )
+    typical = float(np.median(steps))
+    uneven = np.abs(steps - typical) > 0.5 * typical
+    if uneven.any():
+        at = int(np.argmax(uneven))
+        raise ConversionError(
+            f"the slices are not evenly spaced: {steps[at]:.2f} mm between slices {at + 1} and"
+            f" {at + 2} where {typical:.2f} mm is usual, so slices are missing or the series is"
+            " mixed; send the complete series again"
+        )
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    distance = float(np.linalg.norm(step))
+    grid = positions[0] + np.arange(len(slices))[:, None] * step
+    unevenness = float(np.linalg.norm(positions - grid, axis=1).max())
+    if unevenness > max(0.01, _UNEVEN * distance):
+        raise ConversionError(
+            f"the slices are not evenly spaced: they lie up to {unevenness:.2f} mm away from a"
+            f" regular stack of {distance:.2f} mm; nothing is interpolated silently, so the series"
+            " is not processed"
+        )
+    if abs(float(normal @ step) / distance) < 1 - 1e-4:
+        raise ConversionError(
+            "the slices are shifted against each other (a sheared stack); such a volume has no"
+            " rectangular grid and is not processed"
+        )
+    affine = np.eye(4)
+    affine[:3, 0] = first.row_cosine * first.pixel_spacing[1]
+    affine[:3, 1] = first.column_cosine * first.pixel_spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    stated = first.thickness
+    return Acquisition(
+        slices=tuple(slices),
+        affine=lps_to_ras(affine),
+        thickness=stated if stated is not None and stated > 0 else distance,
+        unevenness=unevenness,
+    )
+
+
+def _same_plane(slices: Sequence[Slice]) -> None:
+    if not slices:
+        raise NotEligible("the series holds no image")
+    first = slices[0]
+    size = abs(np.linalg.norm(np.cross(first.row_cosine, first.column_cosine)) - 1)
+    values = np.concatenate([np.concatenate([s.position, s.pixel_spacing]) for s in slices])
+    if size > _ORIENTATION or not np.isfinite(values).all() or min(first.pixel_spacing) <= 0:
+        raise ConversionError(
+            "position, orientation or pixel spacing of the images is not a possible one"
+        )
+    for s in slices:
+        turned = max(
+            float(np.abs(s.row_cosine - first.row_cosine).max()),
+            float(np.abs(s.column_cosine - first.column_cosine).max()),
+        )
+        if turned > _ORIENTATION:
+            raise NotEligible(
+                "the images lie in several orientations (a localizer or a radial stack); one series"
+                " must be one volume"
+            )
+        if (s.rows, s.columns) != (first.rows, first.columns):
+            raise NotEligible("the images have several sizes; one series must be one volume")
+        if max(abs(a - b) for a, b in zip(s.pixel_spacing, first.pixel_spacing, strict=True)) > (
+            _SPACING
+        ):
+            raise NotEligible("the images have several pixel spacings; one series is one volume")
+
+
+def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
+    found: Dataset = (frame.get(name) or shared[name].value)[0]
+    return found
+
+
+def _slice(
+    dataset: Dataset, frame: int, position: Dataset, orientation: Dataset, measures: Dataset
+) -> Slice:
+    cosines = _floats(orientation.ImageOrientationPatient, 6)
+    spacing = _floats(measures.PixelSpacing, 2)
+    thickness: Any = measures.get("SliceThickness")
+    return Slice(
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        frame=frame,
+        position=_floats(position.ImagePositionPatient, 3),
+        row_cosine=cosines[:3],
+        column_cosine=cosines[3:],
+        pixel_spacing=(float(spacing[0]), float(spacing[1])),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        thickness=None if thickness in (None, "") else float(thickness),
+    )
+
+
+def _floats(values: Any, count: int) -> NDArray[np.float64]:  # noqa: ANN401 - a DICOM value
+    found = np.array([float(v) for v in values])
+    if found.shape != (count,):
+        raise ValueError(f"{count} values expected")
+    return found

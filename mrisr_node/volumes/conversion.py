@@ -1,0 +1,180 @@
+"""From the DICOM files of one series to one NIfTI volume.
+
+``dcm2niix`` converts; nothing it says is believed before it is checked: it ends well on series
+with missing slices and badly on some that it converted. The volume comes back in the order of the
+DICOM pixels (column, row, slice along the normal), so that results are written on the same grid.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from dcm2niix import bin as dcm2niix
+from nibabel.orientations import io_orientation, ornt_transform
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_rescale
+
+from mrisr_node.errors import ConversionError
+from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
+from mrisr_node.volumes.geometry import Affine, Volume
+
+__all__ = ["Conversion", "convert"]
+
+_TIMEOUT = 600
+_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted series.
+
+    Parameters
+    ----------
+    volume
+        Axes (column, row, slice) as in DICOM, real values after rescale.
+    acquisition
+        The slices it came from, in the order of its last axis.
+    remark
+        What was corrected on the way, for the report; empty when nothing was.
+    """
+
+    volume: Volume
+    acquisition: Acquisition
+    remark: str
+
+
+def convert(paths: Sequence[Path]) -> Conversion:
+    """Convert the DICOM files of one series to one checked volume.
+
+    Raises
+    ------
+    NotEligible, ConversionError
+        The files are not one regular volume, or ``dcm2niix`` does not give exactly one, or its
+        voxels are not those that the files hold.
+    """
+    datasets = [dcmread(path) for path in paths]
+    acquisition = read_acquisition(datasets)
+    with tempfile.TemporaryDirectory(prefix="mrisr-convert-") as folder:
+        image = _run(paths, Path(folder))
+        stored = nib.nifti1.Nifti1Image.from_filename(image)
+        if len(stored.shape) != 3:
+            raise ConversionError(
+                f"the series converts to {len(stored.shape)} dimensions, not to one 3D volume"
+            )
+        data, affine = _in_dicom_order(
+            np.asarray(stored.dataobj, dtype=np.float32), np.asarray(stored.affine), acquisition
+        )
+    _same_voxels(data, datasets, acquisition)
+    return Conversion(
+        volume=Volume(data, acquisition.affine),
+        acquisition=acquisition,
+        remark=_compare(affine, acquisition),
+    )
+
+
+def _run(paths: Sequence[Path], folder: Path) -> Path:
+    """Run ``dcm2niix`` and return the one NIfTI that it made."""
+    source, target = folder / "dicom", folder / "nifti"
+    source.mkdir()
+    target.mkdir()
+    for number, path in enumerate(paths):
+        # Names of our own: what came from outside never becomes a path or an argument.
+        shutil.copyfile(path, source / f"{number:06d}.dcm")
+    command = [dcm2niix, "-b", "n", "-z", "n", "-p", "n", "-m", "y", "-f", "volume"]
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(target), str(source)],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConversionError(f"dcm2niix did not end within {_TIMEOUT} s") from error
+    images = sorted(target.glob("*.nii"))
+    if len(images) != 1:
+        raise ConversionError(
+            f"the series converts to {len(images)} volumes, not to one (dcm2niix ended with"
+            f" {done.returncode}); it mixes acquisitions, or its pixel data cannot be read"
+        )
+    if "_Eq" in images[0].stem:
+        raise ConversionError("slices are missing: dcm2niix would have interpolated them")
+    return images[0]
+
+
+def _in_dicom_order(
+    data: NDArray[np.float32], affine: Affine, acquisition: Acquisition
+) -> tuple[NDArray[np.float32], Affine]:
+    """Flip and permute axes until they run as the DICOM's columns, rows and slices do."""
+    if abs(np.linalg.det(affine)) < 1e-9:
+        raise ConversionError("dcm2niix gives a singular geometry: slices share one position")
+    turn = ornt_transform(io_orientation(affine), io_orientation(acquisition.affine))  # type: ignore[no-untyped-call]
+    image = nib.nifti1.Nifti1Image(data, affine).as_reoriented(turn)  # type: ignore[no-untyped-call]
+    turned = np.ascontiguousarray(image.get_fdata(dtype=np.float32))
+    if turned.shape != acquisition.shape:
+        raise ConversionError(
+            f"dcm2niix gives {turned.shape} voxels where the images hold {acquisition.shape}"
+        )
+    return turned, np.asarray(image.affine)
+
+
+def _same_voxels(
+    data: NDArray[np.float32], datasets: Sequence[Dataset], acquisition: Acquisition
+) -> None:
+    """Check every voxel against what pydicom reads from the files."""
+    pixels: dict[tuple[str, int], NDArray[np.float32]] = {}
+    for dataset in datasets:
+        array = dataset.pixel_array
+        frames = array if array.ndim == 3 else array[None]
+        for number, frame in enumerate(frames, start=1):
+            scaled = _rescaled(frame, dataset, number)
+            pixels[str(dataset.SOPInstanceUID), number] = scaled.astype(np.float32)
+    for index, place in enumerate(acquisition.slices):
+        expected = pixels[place.sop_instance_uid, place.frame].T
+        scale = max(1.0, float(np.abs(expected).max()))
+        if not np.allclose(data[:, :, index], expected, rtol=1e-5, atol=1e-5 * scale):
+            raise ConversionError(
+                f"slice {index + 1} converted to other values than its pixel data hold"
+            )
+
+
+def _rescaled(frame: NDArray[np.generic], dataset: Dataset, number: int) -> NDArray[np.generic]:
+    frames = dataset.get("PerFrameFunctionalGroupsSequence")
+    if frames is None:
+        return apply_rescale(frame, dataset)
+    name = "PixelValueTransformationSequence"
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    groups = frames[number - 1].get(name) or shared.get(name)
+    return apply_rescale(frame, groups[0]) if groups else frame
+
+
+def _compare(affine: Affine, acquisition: Acquisition) -> str:
+    """Say where ``dcm2niix`` and the slices' own positions differ; the positions are kept."""
+    remarks = []
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64
+    ) * [*(n - 1 for n in acquisition.shape), 1]
+    off = float(np.linalg.norm(((affine - acquisition.affine) @ corners.T)[:3], axis=0).max())
+    if off > acquisition.distance:
+        raise ConversionError(
+            f"dcm2niix places the volume up to {off:.1f} mm away from where its slices lie"
+        )
+    if off > _TOLERANCE_MM:
+        remarks.append(
+            f"slice distance {acquisition.distance:.3f} mm taken from the slices' positions;"
+            f" dcm2niix's geometry is up to {off:.2f} mm off"
+        )
+    if acquisition.unevenness > _TOLERANCE_MM:
+        remarks.append(
+            f"slice positions lie up to {acquisition.unevenness:.2f} mm off a regular grid"
+        )
+    return "; ".join(remarks)
