@@ -1,0 +1,1 @@
+"""Through-plane super-resolution: physics, network, checkpoints, training and measurement."""

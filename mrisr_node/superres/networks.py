@@ -1,0 +1,100 @@
+"""Networks that refine a linear estimate, and the registry that checkpoints name them by.
+
+A network sees ``(batch, SUB_SLICES, x, y, n)``: the sub-slices of each of n thick slices as
+channels, divided by the intensity scale, and ``(batch, CONDITIONS)`` numbers about the geometry. It
+returns what to add, in the same shape. In-plane nothing is resampled, so all work happens on the
+small grid of the acquisition (pixel unshuffling as in Shi et al., arXiv:1609.05158).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mrisr_node.superres.operators import SUB_SLICES
+
+__all__ = ["CONDITIONS", "NETWORKS", "FoldedResidual", "build_network", "conditions"]
+
+CONDITIONS = 3
+
+
+def conditions(distance_mm: float, thickness_mm: float, in_plane_mm: float) -> Tensor:
+    """Return the geometry as the network is told of it, shape (CONDITIONS,), each around zero."""
+    return torch.tensor(
+        [
+            distance_mm / in_plane_mm / 4.0 - 1.0,
+            thickness_mm / distance_mm * 4.0 - 3.5,
+            in_plane_mm * 2.0 - 2.0,
+        ]
+    )
+
+
+class _Block(nn.Module):
+    """Two convolutions around a bias that depends on the geometry, added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(width, width, 3, padding=1)
+        self.second = nn.Conv3d(width, width, 3, padding=1)
+
+    def forward(self, features: Tensor, bias: Tensor) -> Tensor:
+        hidden = functional.relu(self.first(features) + bias[..., None, None, None])
+        update: Tensor = self.second(hidden)
+        return features + 0.2 * update
+
+
+class FoldedResidual(nn.Module):
+    """Residual convolutions on the folded grid.
+
+    Parameters
+    ----------
+    width
+        Channels between convolutions.
+    blocks
+        Residual blocks of two 3×3×3 convolutions.
+    in_plane_fold
+        Pixels that are folded into channels along each in-plane axis: 2 makes the same work reach
+        twice as far with more weights.
+    """
+
+    def __init__(self, width: int = 48, blocks: int = 4, in_plane_fold: int = 2) -> None:
+        super().__init__()
+        self.fold = in_plane_fold
+        channels = SUB_SLICES * in_plane_fold**2
+        self.head = nn.Conv3d(channels, width, 3, padding=1)
+        self.body = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.tail = nn.Conv3d(width, channels, 3, padding=1)
+        self.geometry = nn.Sequential(
+            nn.Linear(CONDITIONS, 32), nn.ReLU(), nn.Linear(32, blocks * width)
+        )
+        nn.init.zeros_(self.tail.weight)  # so that training starts at the linear estimate
+        if self.tail.bias is not None:
+            nn.init.zeros_(self.tail.bias)
+
+    def forward(self, folded: Tensor, geometry: Tensor) -> Tensor:
+        """Return the update of ``folded``; both in-plane sizes must be multiples of the fold."""
+        batch, channels, x, y, n = folded.shape
+        f = self.fold
+        small = folded.reshape(batch, channels, x // f, f, y // f, f, n)
+        small = small.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, x // f, y // f, n)
+        start = self.head(small)
+        features = start
+        for block, bias in zip(
+            self.body, self.geometry(geometry).chunk(len(self.body), 1), strict=True
+        ):
+            features = block(features, bias)
+        update: Tensor = self.tail(features + start)
+        update = update.reshape(batch, channels, f, f, x // f, y // f, n)
+        return update.permute(0, 1, 4, 2, 5, 3, 6).reshape(folded.shape)
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"folded-residual": FoldedResidual}
+"""What a checkpoint card may name; a card never carries an import path."""
+
+
+def build_network(name: str, arguments: Mapping[str, int]) -> nn.Module:
+    """Build a network from the registry; KeyError or TypeError if it does not fit."""
+    return NETWORKS[name](**arguments)

@@ -1,0 +1,74 @@
+"""From thick slices to thin ones: linear estimate, network, and what the acquisition insists on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrisr_node.superres.operators import SUB_SLICES, Operators
+
+__all__ = ["TorchOperators", "fold", "restore"]
+
+
+@dataclass(frozen=True)
+class TorchOperators:
+    """The transposes of :class:`Operators` as float32 tensors, to be applied from the right."""
+
+    degrade: Tensor
+    restore: Tensor
+    restore_folded: Tensor
+    unfold: Tensor
+
+    @classmethod
+    def of(cls, operators: Operators) -> TorchOperators:
+        """Turn NumPy's double precision into tensors on the CPU."""
+        return cls(
+            *(
+                torch.tensor(matrix.T, dtype=torch.float32)
+                for matrix in (
+                    operators.degrade,
+                    operators.restore,
+                    operators.restore_folded,
+                    operators.unfold,
+                )
+            )
+        )
+
+    def to(self, device: torch.device) -> TorchOperators:
+        """Return the same matrices on a device."""
+        return TorchOperators(
+            self.degrade.to(device),
+            self.restore.to(device),
+            self.restore_folded.to(device),
+            self.unfold.to(device),
+        )
+
+
+def fold(thick: Tensor, operators: TorchOperators) -> Tensor:
+    """Return the linear estimate of the sub-slices, (b, SUB_SLICES, x, y, n), of (b, x, y, n)."""
+    sub_slices = thick @ operators.restore_folded
+    return sub_slices.reshape(*thick.shape, SUB_SLICES).movedim(-1, 1)
+
+
+def restore(thick: Tensor, update: Tensor | None, operators: TorchOperators) -> Tensor:
+    """Return thin slices, (b, x, y, m).
+
+    Parameters
+    ----------
+    thick
+        Acquired slices, (b, x, y, n).
+    update
+        What the network adds to the folded estimate, (b, SUB_SLICES, x, y, n), in the intensity
+        scale of ``thick``; None gives the linear estimate alone.
+    operators
+        Matrices of this geometry.
+
+    The last step moves the result by the linear estimate of what is missing when it is degraded
+    again. So a network can only fill in what the acquisition left open, up to noise.
+    """
+    thin = thick @ operators.restore
+    if update is not None:
+        thin = thin + update.movedim(1, -1).flatten(-2) @ operators.unfold
+    return thin + (thick - thin @ operators.degrade) @ operators.restore

@@ -1,0 +1,56 @@
+"""Sharp volumes to train on and to measure with: NIfTI files, or archives of one DICOM series."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from mrisr_node.errors import ConversionError
+from mrisr_node.volumes.geometry import Volume
+
+__all__ = ["as_nifti", "load_ras"]
+
+
+def _dcm2niix() -> str:
+    """Find the converter beside this Python, where its wheel puts it, or on the PATH."""
+    program = shutil.which("dcm2niix", path=str(Path(sys.executable).parent))
+    program = program or shutil.which("dcm2niix")
+    if program is None:
+        raise ConversionError("dcm2niix is not installed: pip install dcm2niix")
+    return program
+
+
+@contextmanager
+def as_nifti(path: Path) -> Iterator[Path]:
+    """Give a NIfTI file for ``path``: itself, or what dcm2niix makes of a ``.tar.xz`` of DICOM."""
+    if not path.name.endswith(".tar.xz"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+        subprocess.run(
+            [_dcm2niix(), "-z", "n", "-f", "volume", "-o", folder, folder],
+            check=False,  # its exit status says little; what counts is exactly one volume
+            capture_output=True,
+        )
+        made = sorted(Path(folder).glob("*.nii"))
+        if len(made) != 1:
+            raise ConversionError(f"{path.name} gives {len(made)} volumes instead of one")
+        yield made[0]
+
+
+def load_ras(path: Path) -> Volume:
+    """Load a sharp volume with its axes nearest to right, anterior and superior."""
+    with as_nifti(path) as nifti:
+        image = nib.as_closest_canonical(nib.load(nifti))  # type: ignore[no-untyped-call]
+        return Volume(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
