@@ -1,0 +1,34 @@
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint bench clean
+
+bin := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian packages, the Python environment, the viewer
+	@scripts/setup.sh
+
+demo: setup ## send a sample through a fresh node; DICOM=folder sends yours, EXIT=1 ends by itself
+	@exec $(bin)/mrisr-node demo $(if $(DICOM),--dicom "$(DICOM)") $(if $(EXIT),--exit)
+
+up: setup ## run the node for real; settings come from MRISR_* and mrisr.toml
+	@exec $(bin)/mrisr-node up
+
+test: setup lint ## check style, types and layers, then run every test
+	$(bin)/python -m pytest
+
+lint: setup ## the checks that need no running node
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+bench: setup ## run the side-by-side measurements of bench/
+	@for script in bench/[a-z]*.py; do $(bin)/python "$$script" || exit 1; done
+
+clean: ## remove what setup, tests and demo made here; data of `make up` in var/ stays
+	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache ohif-config/dist
+	rm -rf var/demo *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
