@@ -43,6 +43,7 @@ __all__ = [
     "Transition",
     "User",
     "WebSession",
+    "connection",
     "open_records",
     "owner_name",
     "transaction",
@@ -86,6 +87,8 @@ class StateError(NodeError):
 
 
 class _Record(Model):
+    id = AutoField()
+
     class Meta:
         database = database
 
@@ -93,7 +96,6 @@ class _Record(Model):
 class Series(_Record):
     """A received series and the state it is in."""
 
-    id = AutoField()
     series_instance_uid = CharField(unique=True)
     study_instance_uid = CharField(index=True)
     modality = CharField(default="")
@@ -161,7 +163,6 @@ class Rejection(_Record):
 class Job(_Record):
     """The processing of one complete series; the newest of a series counts."""
 
-    id = AutoField()
     series = ForeignKeyField(Series, backref="jobs", on_delete="CASCADE")
     recipe = CharField()
     stage = CharField(default="")
@@ -240,6 +241,13 @@ def open_records(path: Path) -> None:
     database.initialize(engine)
     with engine.atomic("IMMEDIATE"):
         engine.create_tables(_TABLES)
+
+
+@contextmanager
+def connection() -> Iterator[None]:
+    """Hold a connection for this thread and close it after, for threads that come and go."""
+    with database.connection_context():
+        yield
 
 
 @contextmanager

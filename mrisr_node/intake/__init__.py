@@ -1,0 +1,1 @@
+"""DICOM in: receiving, screening, spooling, assembling series, choosing those worth the work."""

@@ -1,0 +1,113 @@
+"""May this object enter? Looked at before anything of it is kept."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    JPEG2000,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+    RLELossless,
+)
+
+from mrisr_node.errors import NodeError
+
+__all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "screen"]
+
+SOP_CLASSES = (
+    MRImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+)
+# Deflated is not offered: a few hundred kilobytes of it can become hundreds of megabytes.
+TRANSFER_SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    RLELossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+)
+
+# PS3.5 9.1: components of digits without leading zeros, 64 characters in all.
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+
+
+class Rejected(NodeError):
+    """An object is not accepted; carries the C-STORE status that says so (PS3.4 B.2.3)."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the node remembers of a received instance."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    description: str
+
+
+def screen(encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> Header:
+    """Check a received object against the command it came with.
+
+    Parameters
+    ----------
+    encoded
+        The whole DICOM file.
+    sop_class_uid, sop_instance_uid
+        As the C-STORE command says.
+
+    Raises
+    ------
+    Rejected
+        It cannot be read, or is not what the command says it is.
+    """
+    try:
+        dataset = dcmread(BytesIO(encoded), stop_before_pixels=True)
+        found = {
+            name: str(dataset.get(name) or "")
+            for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+        }
+        modality, description = _text(dataset, "Modality"), _text(dataset, "SeriesDescription")
+    except Exception as error:
+        raise Rejected(0xC000, f"cannot be read as DICOM ({type(error).__name__})") from error
+    for name, value in found.items():
+        if len(value) > 64 or not _UID.fullmatch(value):
+            raise Rejected(0xC000, f"{name} is missing or no valid UID")
+    if found["SOPClassUID"] != sop_class_uid or found["SOPInstanceUID"] != sop_instance_uid:
+        raise Rejected(0xA900, "SOP class or instance UID differ between command and dataset")
+    return Header(
+        sop_instance_uid=found["SOPInstanceUID"],
+        series_instance_uid=found["SeriesInstanceUID"],
+        study_instance_uid=found["StudyInstanceUID"],
+        modality=modality,
+        description=description,
+    )
+
+
+def _text(dataset: Dataset, name: str) -> str:
+    value = str(dataset.get(name) or "")
+    return "".join(c for c in value if c.isprintable())[:64]

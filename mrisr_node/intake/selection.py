@@ -1,0 +1,124 @@
+"""Which series super-resolution is for, told from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from mrisr_node.errors import NotEligible
+from mrisr_node.identity import is_own_result
+from mrisr_node.intake.screening import SOP_CLASSES
+from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
+
+__all__ = ["SelectionRules", "select", "unsuitable_kind"]
+
+# ImageType (PS3.3 C.8.3.1.1.1, C.8.16.1 and vendors' own values) of what is no magnitude image of
+# anatomy, with the words for the reader.
+_KINDS = {
+    "DERIVED": "a derived image; super-resolution starts from acquired slices only",
+    "SECONDARY": "a derived image; super-resolution starts from acquired slices only",
+    "MOSAIC": "a mosaic of many slices in one image",
+    "LOCALIZER": "a localizer",
+    "P": "a phase image",
+    "PHASE": "a phase image",
+    "PHASE MAP": "a phase image",
+    "VELOCITY": "a velocity image",
+    "R": "a real-part image",
+    "REAL": "a real-part image",
+    "I": "an imaginary-part image",
+    "IMAGINARY": "an imaginary-part image",
+    "ADC": "a diffusion map",
+    "FA": "a diffusion map",
+    "TRACEW": "a diffusion map",
+    "PROJECTION IMAGE": "a projection",
+    "MIP": "a projection",
+    "FMRI": "a functional time series",
+    "PERFUSION": "a perfusion series",
+    "DIFFUSION": "a diffusion series",
+}
+_HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC", "PITUITARY"})
+# Below this ratio of slice distance to pixel spacing there is nothing to gain.
+_MINIMUM_FACTOR = 1.5
+
+
+@dataclass(frozen=True)
+class SelectionRules:
+    """What the settings say about which series are worth the work."""
+
+    minimum_slices: int
+    minimum_distance: float
+    """mm between slices."""
+
+
+def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]) -> str | None:
+    """Return why images of this kind are not processed, or None where they may be.
+
+    Parameters
+    ----------
+    image_type
+        The values of ImageType.
+    """
+    if modality and modality != "MR":
+        return f"modality {modality}: only MR images are processed"
+    if sop_class_uid not in SOP_CLASSES:
+        return f"{UID(sop_class_uid).name}: no MR image that can be processed"
+    for value in image_type:
+        words = _KINDS.get(str(value).strip().upper())
+        if words:
+            return f"{words} (ImageType {value})"
+    return None
+
+
+def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
+    """Return the acquired volume of a series that super-resolution should be made of.
+
+    Parameters
+    ----------
+    datasets
+        Every instance of the series; pixel data are not looked at.
+
+    Raises
+    ------
+    NotEligible
+        The series is not one for super-resolution, with the reason.
+    ConversionError
+        It is one, and its slices make no regular volume.
+    """
+    for dataset in datasets:
+        if is_own_result(dataset):
+            raise NotEligible("a result of this node; results are never processed again")
+        reason = unsuitable_kind(
+            str(dataset.get("SOPClassUID") or ""),
+            str(dataset.get("Modality") or ""),
+            _values(dataset, "ImageType"),
+        )
+        if reason:
+            raise NotEligible(reason)
+        if str(dataset.get("PhotometricInterpretation") or "") not in (
+            "MONOCHROME1",
+            "MONOCHROME2",
+        ):
+            raise NotEligible("a colour image")
+        part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
+        if part not in _HEADS:
+            raise NotEligible(f"body part {part}: only heads are processed")
+    acquisition = read_acquisition(datasets)
+    count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
+    if count < rules.minimum_slices:
+        raise NotEligible(f"{count} slices; at least {rules.minimum_slices} make a volume")
+    distance = acquisition.distance
+    if distance < rules.minimum_distance or distance < _MINIMUM_FACTOR * spacing:
+        raise NotEligible(
+            f"the slices are {distance:.2f} mm apart at {spacing:.2f} mm in-plane: thin already"
+        )
+    return acquisition
+
+
+def _values(dataset: Dataset, name: str) -> list[str]:
+    value = dataset.get(name)
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(v) for v in value]
