@@ -72,7 +72,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Settings(BaseSettings):
     """The node's configuration; immutable once loaded."""
 
-    model_config = SettingsConfigDict(env_prefix="MRISR_", extra="forbid", frozen=True)
+    # "none" in the environment takes back what the file says.
+    model_config = SettingsConfigDict(
+        env_prefix="MRISR_", env_parse_none_str="none", extra="forbid", frozen=True
+    )
 
     data_dir: Path = Field(
         default=Path("var"), description="where the node keeps everything it must not lose"
