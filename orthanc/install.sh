@@ -11,9 +11,9 @@ have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 
 missing=()
 have Orthanc || missing+=(orthanc)
-ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so /usr/lib/orthanc/libOrthancDicomWeb.so \
-  >/dev/null 2>&1 || ls /usr/local/share/orthanc/plugins/libOrthancDicomWeb.so \
-  >/dev/null 2>&1 || missing+=(orthanc-dicomweb)
+compgen -G '/usr/*/orthanc/plugins/libOrthancDicomWeb.so' >/dev/null ||
+  compgen -G '/usr/local/share/orthanc/plugins/libOrthancDicomWeb.so' >/dev/null ||
+  missing+=(orthanc-dicomweb)
 have storescu || missing+=(dcmtk)
 [ -f /usr/share/mricron/templates/ch2.nii.gz ] || missing+=(mricron-data)
 have chromium || missing+=(chromium)

@@ -31,7 +31,7 @@ _BINARIES = ("/usr/sbin/Orthanc", "/usr/local/sbin/Orthanc", "/usr/bin/Orthanc")
 _PLUGIN = "libOrthancDicomWeb.so"
 _PLUGIN_DIRS = (
     Path("/usr/share/orthanc/plugins"),
-    Path("/usr/lib/orthanc"),
+    Path("/usr/lib/orthanc/plugins"),
     Path("/usr/local/share/orthanc/plugins"),
 )
 _SYSTEM_DIR = Path("/var/lib/mrisr_node")
@@ -116,12 +116,7 @@ class OrthancProcess:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        """The process as it was last started."""
-        return self._process
-
-    def start(self) -> None:
+    def start(self) -> subprocess.Popen[bytes]:
         """Write the configuration and start the process; it is not ready at once.
 
         Raises
@@ -153,6 +148,7 @@ class OrthancProcess:
                 start_new_session=True,
             )
         _log.info("Orthanc starts as process %d in %s", self._process.pid, config.parent)
+        return self._process
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Wait until Orthanc answers over HTTP.
