@@ -1,0 +1,84 @@
+"""The front door put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, Request
+from starlette.middleware import Middleware
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+from starlette.types import Scope
+
+from mrisr_node import __version__
+from mrisr_node.records import open_records
+from mrisr_node.settings import Settings
+from mrisr_node.web.dicomweb import gateway_router, pacs_client
+from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.jobs import jobs_router
+from mrisr_node.web.problems import install_problem_handlers
+from mrisr_node.web.signin import sign_in_router
+from mrisr_node.web.viewer import Viewer
+
+__all__ = ["create_app"]
+
+_PAGES = Path(__file__).parent / "pages"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the web application; the records are opened here, in the process that serves."""
+    open_records(settings.database_path)
+    templates = Jinja2Templates(_PAGES)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with pacs_client(settings) as app.state.pacs:
+            yield
+
+    app = FastAPI(
+        title="mrisr_node",
+        version=__version__,
+        lifespan=lifespan,
+        # The interactive documentation would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        middleware=[
+            Middleware(SecurityHeaders, settings=settings),
+            Middleware(Guard, settings=settings),
+        ],
+    )
+    install_problem_handlers(app)
+
+    @app.get("/healthz", include_in_schema=False)
+    async def alive() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/", include_in_schema=False)
+    async def front_page(request: Request) -> Response:
+        person = request.state.person
+        return templates.TemplateResponse(request, "series.html", {"person": person})
+
+    @app.get("/viewer", include_in_schema=False)
+    async def viewer() -> Response:
+        return RedirectResponse("/viewer/", 308)
+
+    app.include_router(sign_in_router(settings, templates))
+    app.include_router(jobs_router(settings))
+    app.include_router(gateway_router(settings))
+    app.mount("/pages", _Assets(directory=_PAGES))
+    app.mount("/viewer", Viewer(settings))
+    return app
+
+
+class _Assets(StaticFiles):
+    """The style sheet, script and icon of the pages, not their templates."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file that is no template."""
+        if path.endswith(".html"):
+            raise HTTPException(404)
+        return await super().get_response(path, scope)

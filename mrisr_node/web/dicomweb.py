@@ -1,0 +1,204 @@
+"""The way to the PACS for browsers and tools: DICOMweb (PS3.18), and nothing else of Orthanc.
+
+A request is not passed on as it came. Path, method and headers are taken from short lists of what
+DICOMweb knows, so whatever is not on them (another resource of Orthanc, ``..`` in any spelling, a
+cookie, the client's token) cannot reach Orthanc. Bodies are streamed both ways.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from mrisr_node.settings import Settings
+from mrisr_node.web.guard import public_origin
+from mrisr_node.web.problems import problem
+
+__all__ = ["ROOT", "gateway_router", "pacs_client"]
+
+ROOT = "/dicom-web/"
+
+_log = logging.getLogger(__name__)
+
+# Orthanc keeps a STOW-RS body in memory.
+_LARGEST_STORE = 2 * 1024**3
+
+_UID = r"[0-9.]{1,64}"
+_FRAMES = r"frames/[0-9]{1,9}(?:,[0-9]{1,9}){0,999}"
+_STUDY, _SERIES, _INSTANCE = (
+    f"studies/{_UID}",
+    f"studies/{_UID}/series/{_UID}",
+    f"studies/{_UID}/series/{_UID}/instances/{_UID}",
+)
+_READ = re.compile(
+    "|".join(
+        (
+            # Search (10.6)
+            "studies|series|instances",
+            rf"{_STUDY}/(?:series|instances)|{_SERIES}/instances",
+            # Retrieve (10.4)
+            rf"(?:{_STUDY}|{_SERIES}|{_INSTANCE})(?:/metadata|/rendered|/thumbnail)?",
+            rf"{_INSTANCE}/{_FRAMES}(?:/rendered|/thumbnail)?",
+            rf"{_INSTANCE}/bulk(?:/[0-9A-Fa-f]{{1,8}}){{1,31}}",
+        )
+    )
+)
+_STORE = re.compile(rf"studies(?:/{_UID})?")
+
+_TO_PACS = (
+    "accept", "accept-charset", "content-type", "content-length", "range", "if-range",
+    "if-none-match", "if-modified-since",
+)  # fmt: skip
+_FROM_PACS = (
+    "content-type", "content-length", "content-encoding", "content-range", "accept-ranges",
+    "etag", "last-modified", "warning",
+)  # fmt: skip
+# These carry an answer of DICOMweb, not a failure of the PACS.
+_ANSWERS = frozenset({200, 202, 204, 206, 304, 409, 416})
+
+# "As it is stored": without a transfer syntax Orthanc would decode and encode each frame anew.
+_FRAMES_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+
+
+def pacs_client(settings: Settings) -> httpx.AsyncClient:
+    """Return the client that knows Orthanc's address and password."""
+    return httpx.AsyncClient(
+        auth=httpx.BasicAuth(settings.orthanc_username, settings.pacs_password()),
+        # Orthanc packs a whole study before the first byte comes.
+        timeout=httpx.Timeout(30.0, read=300.0),
+        limits=httpx.Limits(max_connections=64),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def gateway_router(settings: Settings) -> APIRouter:
+    """Return the routes under ``/dicom-web/``; ``app.state.pacs`` holds the client."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get(ROOT + "{resource:path}")
+    async def read(request: Request, resource: str) -> Response:
+        if not _READ.fullmatch(resource):
+            return problem(404, "this is no resource of DICOMweb search or retrieve")
+        headers = _headers(settings, request)
+        if re.search(rf"/{_FRAMES}$", resource) and headers["Accept"] in ("", "*/*"):
+            headers["Accept"] = _FRAMES_AS_STORED
+        return await _pass_on(settings, request, resource, headers, content=None)
+
+    @router.post(ROOT + "{resource:path}")
+    async def store(request: Request, resource: str) -> Response:
+        if not _STORE.fullmatch(resource):
+            return problem(404, "DICOMweb stores to studies or studies/{uid}")
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > _LARGEST_STORE:
+            return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
+        headers = _headers(settings, request)
+        return await _pass_on(settings, request, resource, headers, content=_limited(request))
+
+    return router
+
+
+class _TooLarge(Exception):
+    """A body of unknown length turned out to be too long."""
+
+
+async def _limited(request: Request) -> AsyncIterator[bytes]:
+    passed = 0
+    async for chunk in request.stream():
+        passed += len(chunk)
+        if passed > _LARGEST_STORE:
+            raise _TooLarge
+        yield chunk
+
+
+def _headers(settings: Settings, request: Request) -> httpx.Headers:
+    headers = httpx.Headers({k: v for k, v in request.headers.items() if k in _TO_PACS})
+    headers.setdefault("Accept", "")
+    # httpx would ask for gzip by itself, and the client might not understand what comes.
+    headers["Accept-Encoding"] = request.headers.get("accept-encoding", "identity")
+    # Orthanc writes addresses of bulk data into metadata; they must lead here, not there.
+    origin = public_origin(settings, Headers(scope=request.scope), request.scope["scheme"])
+    scheme, _, host = origin.partition("://")
+    headers["Forwarded"] = f"host={host};proto={scheme}"
+    return headers
+
+
+async def _pass_on(
+    settings: Settings,
+    request: Request,
+    resource: str,
+    headers: httpx.Headers,
+    content: AsyncIterator[bytes] | None,
+) -> Response:
+    client: httpx.AsyncClient = request.app.state.pacs
+    url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=_query(request))
+    if not headers["Accept"]:
+        headers["Accept"] = "*/*"
+    upstream = client.build_request(request.method, url, headers=headers, content=content)
+    try:
+        answer = await client.send(upstream, stream=True)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except _TooLarge:
+        return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
+    except httpx.TimeoutException:
+        return problem(504, "the PACS did not answer in time; try again")
+    except httpx.HTTPError as error:
+        _log.warning("the PACS cannot be reached: %s", type(error).__name__)
+        return problem(
+            503,
+            "the PACS cannot be reached; is Orthanc running?",
+            headers={"Retry-After": "5"},
+        )
+    if answer.status_code not in _ANSWERS:
+        return await _refused(answer)
+    kept = {k: v for k, v in answer.headers.items() if k in _FROM_PACS}
+    return StreamingResponse(_body(answer), answer.status_code, headers=kept)
+
+
+async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer.aiter_raw():
+            yield chunk
+    finally:
+        # Also when the client went away and this task is cancelled: the PACS must stop sending.
+        with anyio.CancelScope(shield=True):
+            await answer.aclose()
+
+
+async def _refused(answer: httpx.Response) -> Response:
+    """Say in our words what Orthanc said in its own."""
+    status = answer.status_code
+    try:
+        body = json.loads((await answer.aread())[:65536])
+    except (ValueError, httpx.HTTPError):
+        body = {}
+    finally:
+        await answer.aclose()
+    if status in (401, 403):
+        return problem(502, "the PACS refuses the node's own user; check orthanc_password")
+    if status == 404:
+        return problem(404, "the PACS has no such study, series or instance")
+    said = str(body.get("Details") or body.get("Message") or "") if isinstance(body, dict) else ""
+    if 400 <= status < 500:
+        return problem(status, said or "the PACS cannot do what was asked")
+    return problem(502, f"the PACS failed: {said}" if said else "the PACS failed")
+
+
+def _query(request: Request) -> bytes:
+    """Return the query; Orthanc 1.10 splits ``includefield`` at a comma only if it is bare."""
+    query: bytes = request.scope["query_string"]
+    return re.sub(
+        rb"(?<![^&])includefield=[^&]*",
+        lambda found: re.sub(rb"%2c", b",", found[0], flags=re.IGNORECASE),
+        query,
+    )

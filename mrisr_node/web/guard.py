@@ -1,0 +1,169 @@
+"""What every request passes first: who is it, may it change anything, which headers go back.
+
+Denied by default: a path that is not listed in `PUBLIC` needs a session or a token, whether or not
+anything answers there.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mrisr_node.settings import Settings
+from mrisr_node.web import auth
+from mrisr_node.web.problems import problem
+
+__all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin"]
+
+PUBLIC = frozenset({"/healthz", "/sign-in", "/pages/style.css", "/pages/icon.svg"})
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_OWN_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+)
+# OHIF compiles codecs and colour maps at run time and styles its elements itself.
+_OHIF_CSP = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; worker-src 'self' blob:; "
+    "connect-src 'self' blob: data:; font-src 'self' data:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+# A stored object may hold anything, HTML too: nothing of it may run as if it were ours.
+_PACS_CSP = "default-src 'none'; sandbox; frame-ancestors 'self'"
+
+
+def cookie_name(settings: Settings) -> str:
+    """Return the name of the session cookie; browsers hold ``__Host-`` to HTTPS and one host."""
+    return "__Host-mrisr-session" if _is_https(settings) else "mrisr-session"
+
+
+def public_origin(settings: Settings, headers: Headers, scheme: str) -> str:
+    """Return scheme and host under which the client reaches us, e.g. ``http://localhost:8080``."""
+    if settings.public_url:
+        parts = urlsplit(settings.public_url)
+        return f"{parts.scheme}://{parts.netloc}"
+    host = headers.get("host", "")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]{1,255}", host):
+        host = f"{settings.web_host}:{settings.web_port}"
+    return f"{scheme}://{host}"
+
+
+class Guard:
+    """Lets a request through to `app` only with credentials, and keeps who it was."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401, 403 or a redirect; or pass on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            # There is no WebSocket here yet; an unguarded one must not appear by accident.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request = Request(scope)
+        person = await self._person(request)
+        refusal = self._refusal(request, person)
+        if refusal is None:
+            scope.setdefault("state", {})["person"] = person
+            await self._app(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
+
+    async def _person(self, request: Request) -> auth.Person | None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme:
+            # Whoever names credentials means them: a wrong token is never saved by a cookie.
+            if scheme.lower() != "bearer" or not token.strip():
+                return None
+            return await run_in_threadpool(auth.of_token, token.strip())
+        value = request.cookies.get(cookie_name(self._settings))
+        return await run_in_threadpool(auth.of_session, value) if value else None
+
+    def _refusal(self, request: Request, person: auth.Person | None) -> Response | None:
+        # Not request.url: that is put together with the Host header, which the client chooses.
+        if person is None and request.scope["path"] not in PUBLIC:
+            return self._unknown(request)
+        by_token = person is not None and not person.by_cookie
+        if request.method not in _SAFE and not by_token and not self._same_site(request):
+            return problem(
+                403,
+                "this request comes from another site, or does not say where from; "
+                "tools send a bearer token instead",
+            )
+        return None
+
+    def _unknown(self, request: Request) -> Response:
+        headers = request.headers
+        wants_page = request.method == "GET" and "text/html" in headers.get("accept", "")
+        if wants_page and "authorization" not in headers:
+            query = request.scope["query_string"].decode("latin-1")
+            wanted = request.scope["path"] + ("?" + query if query else "")
+            return RedirectResponse(f"/sign-in?next={quote(wanted, safe='/')}", 303)
+        return problem(
+            401,
+            "sign in at /sign-in, or send a valid token: Authorization: Bearer …",
+            headers={"WWW-Authenticate": 'Bearer realm="mrisr_node"'},
+        )
+
+    def _same_site(self, request: Request) -> bool:
+        origin = request.headers.get("origin")
+        if origin is None:
+            return request.headers.get("sec-fetch-site") == "same-origin"
+        own = {public_origin(self._settings, request.headers, request.scope["scheme"])}
+        # Behind a proxy the page may also be open under the name that the proxy uses for us.
+        own.add(f"{request.scope['scheme']}://{request.headers.get('host', '')}")
+        return origin in own
+
+
+class SecurityHeaders:
+    """Tells browsers what pages of ours may do; nearly nothing."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._https = _is_https(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to whatever is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _policy(scope["path"])
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["X-Frame-Options"] = "SAMEORIGIN"
+                # UIDs in our addresses are nobody else's business.
+                headers["Referrer-Policy"] = "same-origin"
+                headers["Cross-Origin-Opener-Policy"] = "same-origin"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
+                headers.setdefault("Cache-Control", "no-store")
+                if self._https:
+                    headers["Strict-Transport-Security"] = "max-age=31536000"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _policy(path: str) -> str:
+    if path.startswith("/viewer/"):
+        return _OHIF_CSP
+    return _PACS_CSP if path.startswith("/dicom-web/") else _OWN_CSP
+
+
+def _is_https(settings: Settings) -> bool:
+    return settings.viewer_url.startswith("https:")

@@ -1,0 +1,161 @@
+"""The series of the node over HTTP: where each is, how long it takes, and trying again."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, Field
+
+from mrisr_node.jobs.overview import SeriesOverview, count, find, overview
+from mrisr_node.jobs.stages import Stage, stages_of
+from mrisr_node.records import State, StateError
+from mrisr_node.settings import Recipe, Settings
+from mrisr_node.web.viewer import comparison_path, study_path
+
+__all__ = ["JobList", "JobView", "TimeLeft", "jobs_router"]
+
+_STAGE_NAMES = {
+    Stage.CONVERT: "Reading the slices",
+    Stage.BRAIN: "Finding the brain",
+    Stage.BIAS: "Correcting the bias field",
+    Stage.NORMALISE: "Normalising intensities",
+    Stage.REGISTER: "Registering to MNI space",
+    Stage.SUPERRESOLVE: "Super-resolving",
+    Stage.WRITE: "Writing DICOM",
+    Stage.STORE: "Sending to the PACS",
+    Stage.CONFIRM: "Checking in the PACS",
+}
+
+
+class TimeLeft(BaseModel):
+    """Seconds until the job is done, once it is its turn."""
+
+    seconds: float
+    low: float
+    high: float
+    basis: str = Field(
+        description="history: learnt from this node's runs; reference: figures of another machine"
+    )
+
+
+class JobView(BaseModel):
+    """One received series and what has become of it."""
+
+    id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    description: str
+    modality: str
+    sender: str
+    instances: int
+    expected_instances: int | None
+    state: State
+    reason: str
+    received_at: float = Field(description="seconds since 1970")
+    state_at: float = Field(description="when it came into this state, seconds since 1970")
+    recipe: str | None
+    stage: str | None
+    stage_name: str | None = Field(description="the stage in words")
+    progress: float = Field(description="part of the current stage that is done, 0 to 1")
+    overall: float = Field(description="part of the way through all stages, 0 to 1")
+    time_left: TimeLeft | None
+    result_series_uid: str | None
+    viewer_url: str | None = Field(
+        description="original and result side by side, once the result is in the PACS"
+    )
+    study_url: str = Field(description="the study in OHIF")
+
+
+class JobList(BaseModel):
+    """A page of series, newest first."""
+
+    total: int
+    limit: int
+    offset: int
+    items: list[JobView]
+
+
+def jobs_router(settings: Settings) -> APIRouter:
+    """Return the routes under ``/api/jobs``."""
+    router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+
+    def known(series_id: int) -> SeriesOverview:
+        row = find(series_id)
+        if row is None:
+            raise HTTPException(404, f"there is no series {series_id}")
+        return row
+
+    @router.get("", summary="List the series that arrived")
+    def list_jobs(
+        state: State | None = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> JobList:
+        rows = overview(state=state, limit=limit, offset=offset)
+        items = [_view(settings, row) for row in rows]
+        return JobList(total=count(state), limit=limit, offset=offset, items=items)
+
+    @router.get("/{series_id}", summary="One series")
+    def one_job(series_id: int) -> JobView:
+        return _view(settings, known(series_id))
+
+    @router.post("/{series_id}/retry", summary="Try a failed series again")
+    def retry_job(series_id: int) -> JobView:
+        if known(series_id).state != State.FAILED:
+            raise HTTPException(409, "only a series that failed can be tried again")
+        # Loaded when needed: listing series should not load what processes them.
+        recovery = importlib.import_module("mrisr_node.jobs.recovery")
+        try:
+            recovery.retry(series_id)
+        except StateError as error:
+            raise HTTPException(409, "the series has moved on; look again") from error
+        return _view(settings, known(series_id))
+
+    return router
+
+
+def _view(settings: Settings, row: SeriesOverview) -> JobView:
+    state = State(row.state)
+    compare = None
+    # A result that is not confirmed yet would open on an empty viewport.
+    if state is State.DONE and row.result_series_uid:
+        compare = settings.viewer_url + comparison_path(
+            row.study_instance_uid, row.series_instance_uid, row.result_series_uid
+        )
+    left = row.time_left
+    return JobView(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        description=row.description,
+        modality=row.modality,
+        sender=row.sender,
+        instances=row.instances,
+        expected_instances=row.expected_instances,
+        state=state,
+        reason=row.reason,
+        received_at=row.received_at,
+        state_at=row.state_at,
+        recipe=row.recipe,
+        stage=row.stage,
+        stage_name=_STAGE_NAMES[Stage(row.stage)] if row.stage else None,
+        progress=row.progress,
+        overall=_overall(row, state),
+        time_left=TimeLeft(seconds=left.seconds, low=left.low, high=left.high, basis=left.basis)
+        if left
+        else None,
+        result_series_uid=row.result_series_uid,
+        viewer_url=compare,
+        study_url=settings.viewer_url + study_path(row.study_instance_uid),
+    )
+
+
+def _overall(row: SeriesOverview, state: State) -> float:
+    if state is State.DONE:
+        return 1.0
+    if not row.recipe or not row.stage:
+        return 0.0
+    stages = stages_of(Recipe(row.recipe))
+    return (stages.index(Stage(row.stage)) + row.progress) / len(stages)

@@ -1,0 +1,54 @@
+"""Errors as problem details (RFC 9457): what happened, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+__all__ = ["install_problem_handlers", "problem"]
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **more: object,
+) -> JSONResponse:
+    """Return a response that explains an error; `more` are members of the document."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    return JSONResponse(
+        {**body, "detail": detail, **more},
+        status_code=status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+
+    def of_http(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
+        return problem(error.status_code, str(error.detail), headers=error.headers)
+
+    def of_validation(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        # What was sent may be anyone's name: only where it is wrong and why goes back.
+        errors = [{"where": list(e["loc"]), "why": e["msg"]} for e in error.errors()]
+        return problem(
+            422, "the request has values that cannot be used", errors=jsonable_encoder(errors)
+        )
+
+    def of_accident(_request: Request, _error: Exception) -> JSONResponse:
+        return problem(500, "the node made a mistake; its log says which")
+
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(Exception, of_accident)
