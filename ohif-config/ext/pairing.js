@@ -1,0 +1,93 @@
+// Which series is the original and which is its result. Knows nothing of OHIF but what a display
+// set looks like, so that it can be tested alone.
+
+const first = displaySet => displaySet.instances?.[0] ?? {};
+const listed = value => (value === undefined || value === null ? [] : [].concat(value));
+
+/** Values of ImageType, however they were decoded. */
+const imageType = displaySet =>
+  listed(first(displaySet).ImageType).flatMap(value => String(value).split('\\'));
+
+const description = displaySet =>
+  displaySet.SeriesDescription ?? first(displaySet).SeriesDescription ?? '';
+
+const isImage = displaySet => displaySet.Modality === 'MR' && displaySet.instances?.length > 1;
+
+const isDerived = displaySet => imageType(displaySet).includes('DERIVED');
+
+/** A series that this node made: derived, and named "SR 1mm …". */
+export const isResult = displaySet =>
+  isImage(displaySet) && isDerived(displaySet) && /^SR\s/.test(description(displaySet));
+
+const isOriginal = displaySet => isImage(displaySet) && !isDerived(displaySet);
+
+/** Which series a link asks for; OHIF changes the case of parameter names. */
+export function pinned(search) {
+  const wanted = {};
+  for (const [name, value] of new URLSearchParams(search)) {
+    if (name.toLowerCase() === 'srcseries') wanted.source = value;
+    if (name.toLowerCase() === 'srseries') wanted.result = value;
+  }
+  return wanted;
+}
+
+/**
+ * The original and the result to compare, or null when the display sets hold no such pair.
+ *
+ * @param displaySets all display sets of the study
+ * @param wanted series that must be taken, see `pinned`
+ */
+export function choosePair(displaySets, wanted = {}) {
+  const images = displaySets.filter(isImage);
+  const named = uid => images.find(displaySet => displaySet.SeriesInstanceUID === uid);
+  const originals = images.filter(isOriginal);
+  const results = images.filter(isResult).sort(newestFirst);
+
+  const source = wanted.source && named(wanted.source);
+  const result = wanted.result && named(wanted.result);
+  if (source && result) return { source, result };
+  if (result) return pair(originalOf(result, originals), result);
+  if (source) return pair(source, results.find(r => originalOf(r, originals) === source));
+  for (const candidate of results) {
+    const original = originalOf(candidate, originals);
+    if (original) return { source: original, result: candidate };
+  }
+  return null;
+}
+
+const pair = (source, result) => (source && result ? { source, result } : null);
+
+/** The original that a result was made of: by its references, else by what both have in common. */
+export function originalOf(result, originals) {
+  const { ReferencedSeriesSequence, FrameOfReferenceUID } = first(result);
+  const series = new Set(listed(ReferencedSeriesSequence).map(item => item.SeriesInstanceUID));
+  const images = new Set(
+    result.instances.flatMap(instance =>
+      listed(instance.SourceImageSequence).map(item => item.ReferencedSOPInstanceUID)
+    )
+  );
+  const referenced = originals.find(
+    original =>
+      series.has(original.SeriesInstanceUID) ||
+      original.instances.some(instance => images.has(instance.SOPInstanceUID))
+  );
+  // References that lead to no series of this study: better no pair than a wrong one.
+  if (referenced || images.size + series.size > 0) return referenced;
+
+  const inPlace = originals.filter(
+    original => FrameOfReferenceUID && first(original).FrameOfReferenceUID === FrameOfReferenceUID
+  );
+  const name = description(result);
+  return (
+    inPlace.find(original => description(original) && name.endsWith(description(original))) ??
+    inPlace[0]
+  );
+}
+
+function newestFirst(a, b) {
+  const made = displaySet => {
+    const { SeriesDate = '', SeriesTime = '', ContentDate, ContentTime } = first(displaySet);
+    return `${ContentDate ?? SeriesDate}${ContentTime ?? SeriesTime}`;
+  };
+  return made(b).localeCompare(made(a));
+}

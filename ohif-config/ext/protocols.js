@@ -1,0 +1,94 @@
+// How original and result are hung: the original left or on top, the result right or below, every
+// view of one tied to the same view of the other.
+
+export const ROLE = 'mrisrRole';
+export const HAS_PAIR = 'mrisrHasPair';
+
+const sync = (type, id, options) => ({ type, id, source: true, target: true, options });
+
+// By position in space, so that 5 mm and 1 mm slices stay side by side.
+const SLICE = sync('imageSlice', 'mrisrSlice');
+const ZOOM = sync('zoompan', 'mrisrZoom');
+const WINDOW = sync('voi', 'mrisrWindow', { syncColormap: true });
+const SEGMENTS = sync('hydrateseg', 'mrisrSegments', { matchingRules: ['sameFOR'] });
+
+// The topmost slice, where OHIF would start, is black.
+const START = { preset: 'middle' };
+
+const stack = role => ({
+  viewportOptions: {
+    viewportId: `mrisr-${role}`,
+    viewportType: 'stack',
+    toolGroupId: 'default',
+    allowUnmatchedView: true,
+    initialImageOptions: START,
+    syncGroups: [SLICE, ZOOM, WINDOW, SEGMENTS],
+  },
+  displaySets: [{ id: role }],
+});
+
+const plane = (role, orientation) => ({
+  viewportOptions: {
+    viewportId: `mrisr-${role}-${orientation}`,
+    viewportType: 'volume',
+    orientation,
+    toolGroupId: 'mpr',
+    allowUnmatchedView: true,
+    initialImageOptions: START,
+    syncGroups: [sync('cameraPosition', `mrisrCamera-${orientation}`), WINDOW, SEGMENTS],
+  },
+  displaySets: [{ id: role }],
+});
+
+const grid = (rows, columns) => ({ layoutType: 'grid', properties: { rows, columns } });
+
+const selector = role => ({
+  seriesMatchingRules: [
+    { attribute: ROLE, weight: 10, required: true, constraint: { equals: { value: role } } },
+  ],
+});
+
+const protocol = (id, name, icon, stage) => ({
+  id,
+  name,
+  icon,
+  isPreset: true,
+  locked: true,
+  numberOfPriorsReferenced: 0,
+  toolGroupIds: ['default'],
+  protocolMatchingRules: [
+    {
+      id: HAS_PAIR,
+      attribute: HAS_PAIR,
+      weight: 1000,
+      required: true,
+      constraint: { equals: { value: true } },
+    },
+  ],
+  displaySetSelectors: { source: selector('source'), result: selector('result') },
+  defaultViewport: {
+    viewportOptions: { viewportType: 'stack', toolGroupId: 'default', allowUnmatchedView: true },
+    displaySets: [{ id: 'source', matchedDisplaySetsIndex: -1 }],
+  },
+  callbacks: {},
+  stages: [{ id: `${id}-stage`, name, ...stage }],
+});
+
+export const protocols = [
+  protocol('mrisrSideBySide', 'Original | result', 'layout-common-1x2', {
+    viewportStructure: grid(1, 2),
+    viewports: ['source', 'result'].map(stack),
+  }),
+  protocol('mrisrPlanes', 'Sagittal, coronal', 'layout-common-2x2', {
+    viewportStructure: grid(2, 2),
+    viewports: ['sagittal', 'coronal'].flatMap(orientation =>
+      ['source', 'result'].map(role => plane(role, orientation))
+    ),
+  }),
+  protocol('mrisrMpr', 'Three planes', 'layout-common-2x3', {
+    viewportStructure: grid(2, 3),
+    viewports: ['source', 'result'].flatMap(role =>
+      ['axial', 'sagittal', 'coronal'].map(orientation => plane(role, orientation))
+    ),
+  }),
+];
