@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.superres.networks import build_network
 
-__all__ = ["Card", "Checkpoint"]
+__all__ = ["Card", "Checkpoint", "save_checkpoint"]
 
 _CARD = "card.json"
 _WEIGHTS = "weights.safetensors"
@@ -89,6 +90,18 @@ class Card:
         """Write ``card.json``."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         (folder / _CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], card: Card) -> Card:
+    """Write weights and card; the card is returned with the weights' digest in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / _WEIGHTS
+    )
+    digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
+    card = dataclasses.replace(card, weights_sha256=digest)
+    card.save(folder)
+    return card
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fidelity import Fidelity, measure
@@ -69,11 +70,17 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tiling(size: int, largest: int) -> tuple[int, int]:
-    """Return how many tiles of which even length cover ``size`` with the least work."""
+def _tiling(size: int, largest: int) -> tuple[int, int, float]:
+    """Return how many tiles of which length cover ``size`` with least work, and their overlap.
+
+    All lengths and steps are even, so that pixels are folded into channels alike in every tile. The
+    overlap is a share of the length, a little less so that rounding cannot shorten the step.
+    """
     count = max(1, ceil((size - _OVERLAP) / (largest - _OVERLAP)))
-    length = ceil((size + (count - 1) * _OVERLAP) / count)
-    return count, length + length % 2
+    if count == 1:
+        return 1, size, 0.0
+    length = 2 * ceil((size + (count - 1) * _OVERLAP) / (2 * count))
+    return count, length, _OVERLAP / length - 1e-6
 
 
 def _update(
@@ -87,32 +94,32 @@ def _update(
 
     ``thick`` is (x, y, n) on the CPU; the update, (1, SUB_SLICES, x, y, n), is returned there.
     """
+    x, y, n = thick.shape
+    even = functional.pad(thick[None, None], (0, 0, 0, y % 2, 0, x % 2), mode="replicate")
+    tiles_x, length_x, overlap_x = _tiling(x + x % 2, checkpoint.card.patch)
+    tiles_y, length_y, overlap_y = _tiling(y + y % 2, checkpoint.card.patch)
     device = geometry.device
     network = checkpoint.network.to(device)
-    tiles, roi = zip(
-        *(_tiling(size, checkpoint.card.patch) for size in thick.shape[:2]), strict=True
-    )
     done = 0
 
     def predict(window: Tensor) -> Tensor:
         nonlocal done
         update: Tensor = network(fold(window[:, 0], operators), geometry)
         done += 1
-        progress(min(1.0, done / (tiles[0] * tiles[1])))
+        progress(min(1.0, done / (tiles_x * tiles_y)))
         return update
 
     result = sliding_window_inference(
-        thick[None, None],
-        (*roi, thick.shape[-1]),
+        even,
+        (length_x, length_y, n),
         sw_batch_size=1,
         predictor=predict,
-        overlap=(_OVERLAP / roi[0], _OVERLAP / roi[1], 0.0),
+        overlap=(overlap_x, overlap_y, 0.0),
         mode="gaussian",
-        padding_mode="replicate",
         sw_device=device,
         device=torch.device("cpu"),
     )
-    return cast(Tensor, result)
+    return cast(Tensor, result)[..., :x, :y, :]
 
 
 def restore_slices(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.dataset import CacheDataset
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import CropForegroundd
-from monai.transforms.io.dictionary import LoadImaged
-from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.spatial.dictionary import Spacingd
 from monai.transforms.transform import MapTransform, Randomizable
 from monai.transforms.utility.dictionary import EnsureTyped
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from torch.utils.data import Dataset
 from mrisr_node.superres.networks import conditions
 from mrisr_node.superres.operators import build_operators
 from mrisr_node.superres.restoration import TorchOperators
-from mrisr_node.superres.sources import as_nifti
+from mrisr_node.superres.sources import load_ras
 from mrisr_node.volumes.degradation import (
     Positions,
     SliceStack,
@@ -79,7 +78,7 @@ class AcquisitionRanges:
     thickness_ratio
         Thickness over distance. Every third sample has exactly 1, the commonest protocol.
     noise
-        Standard deviation of Rician noise over the intensity scale; every third sample has none.
+        Standard deviation of Rician noise over the intensity scale; every second sample has none.
     profile_error
         Largest relative error of the thickness that the network is told.
     spacing_jitter
@@ -124,6 +123,17 @@ class Sample:
     inner: Tensor
 
 
+class _Load(MapTransform):
+    """Read a file or an archive, its axes to right, anterior and superior."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume = load_ras(result[key])
+            result[key] = MetaTensor(volume.data[None], affine=torch.from_numpy(volume.affine))
+        return result
+
+
 class _ScaleToForeground(MapTransform):
     """Divide by the mean of the head: the intensity scale as far as it is known without a mask."""
 
@@ -137,10 +147,7 @@ class _ScaleToForeground(MapTransform):
 
 
 def _prepared(z_spacing_mm: float) -> Compose:
-    steps: list[Any] = [
-        LoadImaged(keys="image", ensure_channel_first=True),
-        Orientationd(keys="image", axcodes="RAS", labels=None),
-    ]
+    steps: list[Any] = [_Load(keys="image")]
     if z_spacing_mm > 0:
         steps.append(Spacingd(keys="image", pixdim=(-1.0, -1.0, z_spacing_mm), mode="bilinear"))
     return Compose(
@@ -175,11 +182,8 @@ def load_sources(folder: Path, sources: Sequence[Source], limit: int | None = No
         files = sorted(folder.glob(source.pattern))[:limit]
         if not files:
             raise FileNotFoundError(f"no file matches {source.pattern!r} in the data folder")
-        with ExitStack() as stack:
-            items = [{"image": str(stack.enter_context(as_nifti(file)))} for file in files]
-            cache = CacheDataset(
-                items, _prepared(source.z_spacing_mm), num_workers=1, progress=False
-            )
+        items = [{"image": file} for file in files]
+        cache = CacheDataset(items, _prepared(source.z_spacing_mm), num_workers=1, progress=False)
         for index in range(len(cache)):
             image = cache[index]["image"]
             heads.append(
@@ -253,7 +257,7 @@ class Acquire(Randomizable):
 
     def _noisy(self, thick: FloatArray) -> FloatArray:
         """Add Rician noise: the magnitude of a complex signal with Gaussian noise."""
-        if self.R.uniform() < 1 / 3:
+        if self.R.uniform() < 0.5:
             return thick
         sigma = self.R.uniform(*self.ranges.noise)
         real = thick + self.R.normal(0.0, sigma, thick.shape)

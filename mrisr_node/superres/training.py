@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from mrisr_node.errors import SettingsError
+from mrisr_node.superres.checkpoints import Card, save_checkpoint
 from mrisr_node.superres.networks import NETWORKS, build_network
 from mrisr_node.superres.restoration import fold, restore
 from mrisr_node.superres.samples import (
@@ -31,7 +32,7 @@ from mrisr_node.superres.samples import (
     load_sources,
 )
 
-__all__ = ["TrainingConfig", "TrainingState", "train"]
+__all__ = ["CardFacts", "TrainingConfig", "TrainingState", "export", "train"]
 
 
 class _Dataclass(Protocol):
@@ -39,6 +40,25 @@ class _Dataclass(Protocol):
 
 
 _Built = TypeVar("_Built", bound=_Dataclass)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card of the checkpoint says beyond what the other settings tell already.
+
+    Parameters
+    ----------
+    name, version, description, contrasts, in_plane_mm, patch, data
+        As in :class:`Card`.
+    """
+
+    name: str = "unnamed"
+    version: str = "0"
+    description: str = ""
+    contrasts: tuple[str, ...] = ()
+    in_plane_mm: tuple[float, float] = (0.4, 1.3)
+    patch: int = 192
+    data: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,8 @@ class TrainingConfig:
         Limit, for trials; 0 takes all.
     mixed_precision, compile
         bfloat16 autocast on CUDA, and torch.compile.
+    card
+        What an exported checkpoint says about itself.
     """
 
     data: Path
@@ -95,6 +117,7 @@ class TrainingConfig:
     files_per_source: int = 0
     mixed_precision: bool = False
     compile: bool = False
+    card: CardFacts = field(default_factory=CardFacts)
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
@@ -117,6 +140,8 @@ class TrainingConfig:
             table[name] = tuple(_built(Source, entry, name) for entry in table.get(name, ()))
         if "acquisition" in table:
             table["acquisition"] = _built(AcquisitionRanges, table["acquisition"], "acquisition")
+        if "card" in table:
+            table["card"] = _built(CardFacts, table["card"], "card")
         return _built(cls, table, "configuration")
 
 
@@ -251,7 +276,9 @@ def _validation_samples(config: TrainingConfig) -> list[Sample]:
     return [samples[index] for index in range(config.validation_samples)]
 
 
-def train(config: TrainingConfig, run_dir: Path, *, resume: bool = False) -> TrainingState:
+def train(
+    config: TrainingConfig, run_dir: Path, *, resume: bool = False, pause_at: int | None = None
+) -> TrainingState:
     """Train until the configured step; the run folder gets state, averaged weights and logs.
 
     Parameters
@@ -264,6 +291,8 @@ def train(config: TrainingConfig, run_dir: Path, *, resume: bool = False) -> Tra
     resume
         Continue from the folder's state; every sample, and so the outcome, is the same as without
         the interruption.
+    pause_at
+        Stop after this step, as if interrupted: for a limited time on a machine.
     """
     torch.set_num_threads(config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -277,7 +306,8 @@ def train(config: TrainingConfig, run_dir: Path, *, resume: bool = False) -> Tra
         network = cast(nn.Module, torch.compile(network))
     heads = load_sources(config.data, config.sources, config.files_per_source or None)
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
-    rest = Subset(samples, range(state.step * config.batch, config.steps * config.batch))
+    last = min(config.steps, pause_at or config.steps)
+    rest = Subset(samples, range(state.step * config.batch, last * config.batch))
     loader = DataLoader(rest, config.batch, collate_fn=list)
     watched = _validation_samples(config)
     precision = torch.autocast(
@@ -297,7 +327,7 @@ def train(config: TrainingConfig, run_dir: Path, *, resume: bool = False) -> Tra
             state.step += 1
             state.average(config.ema)
             losses.append(float(loss.detach()))
-            if state.step % config.validate_every and state.step != config.steps:
+            if state.step % config.validate_every and state.step != last:
                 continue
             averaged.load_state_dict(state.averaged)
             entry = {
@@ -313,3 +343,33 @@ def train(config: TrainingConfig, run_dir: Path, *, resume: bool = False) -> Tra
             with (run_dir / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
     return state
+
+
+def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
+    """Make a checkpoint folder of a run's averaged weights; its scores are measured afterwards."""
+    weights = load_file(run_dir / "weights.safetensors")
+    done = json.loads((run_dir / "log.jsonl").read_text().splitlines()[-1])
+    facts, ranges = config.card, config.acquisition
+    card = Card(
+        name=facts.name,
+        version=facts.version,
+        description=facts.description,
+        network=config.network,
+        arguments=dict(config.arguments),
+        weights_sha256="",
+        contrasts=facts.contrasts,
+        distance_mm=ranges.distance_mm,
+        thickness_ratio=ranges.thickness_ratio,
+        in_plane_mm=facts.in_plane_mm,
+        patch=facts.patch,
+        intensity="divided by the mean intensity inside the brain",
+        data=facts.data,
+        training={
+            "steps": done["step"],
+            "samples": done["step"] * config.batch,
+            "seed": config.seed,
+            "parameters": sum(tensor.numel() for tensor in weights.values()),
+            "validation_gain_over_linear_estimate_db": round(done["gain_db"], 3),
+        },
+    )
+    return save_checkpoint(folder, weights, card)

@@ -1,0 +1,203 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mrisr_node.errors import SettingsError
+from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.samples import (
+    Acquire,
+    AcquisitionRanges,
+    Samples,
+    Source,
+    load_sources,
+    vary_contrast,
+)
+from mrisr_node.superres.training import CardFacts, TrainingConfig, export, train
+from tests.superres.conftest import synthetic_head
+
+CONFIG = """
+data = "heads"
+validation_data = "heads"
+arguments = {{ width = 8, blocks = 1, in_plane_fold = 2 }}
+patch = 16
+slices = 4
+batch = 2
+steps = {steps}
+threads = 1
+validate_every = 3
+validation_samples = 2
+
+[acquisition]
+distance_mm = [2.0, 5.0]
+
+[[sources]]
+pattern = "a*.nii.gz"
+axes = "xy"
+weight = 2
+
+[[sources]]
+pattern = "b*.nii.gz"
+axes = "xyz"
+weight = 1
+z_spacing_mm = 0.9
+
+[[validation]]
+pattern = "b*.nii.gz"
+axes = "y"
+weight = 1
+
+[card]
+name = "trial"
+contrasts = ["T1w"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "heads").mkdir()
+    for name in "ab":
+        synthetic_head((40, 44, 42), seed=ord(name)).save(folder / "heads" / f"{name}1.nii.gz")
+    (folder / "training.toml").write_text(CONFIG.format(steps=5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return TrainingConfig.load(folder / "training.toml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    """Training sets the number of threads for the whole process: put it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def heads(config):
+    return load_sources(config.data, config.sources)
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path):
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", pause_at=2)
+    parts = train(config, tmp_path / "parts", resume=True)
+    assert whole.step == parts.step == 5
+    for name, tensor in whole.averaged.items():
+        assert torch.equal(tensor, parts.averaged[name]), name
+    files = [tmp_path / run / "weights.safetensors" for run in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    entries = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [3, 5]
+    assert list((tmp_path / "whole").glob("events.out.tfevents*"))
+
+    card = export(config, tmp_path / "whole", tmp_path / "trial")
+    loaded = Checkpoint.load(tmp_path / "trial")
+    assert loaded.card == card
+    assert loaded.card.training["samples"] == 10
+    assert loaded.card.distance_mm == (2.0, 5.0)
+
+
+def test_training_lowers_the_loss(config, tmp_path):
+    long = dataclasses.replace(
+        config,
+        steps=300,
+        validate_every=300,
+        learning_rate=3e-3,
+        ema=0.95,
+        validation_samples=8,
+        acquisition=AcquisitionRanges(noise=(0.0, 0.0), contrast_change=0.0),
+    )
+    train(long, tmp_path)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["gain_db"] > 0.02
+
+
+def test_a_sample_depends_on_seed_and_index_alone(config, heads):
+    def stream(seed):
+        return Samples(heads, Acquire(config.acquisition, 16, 4), seed)
+
+    first = stream(7)
+    [first[index] for index in range(3)]  # what was drawn before must not matter
+    again, other = stream(7)[5], stream(8)[5]
+    assert torch.equal(first[5].thick, again.thick)
+    assert torch.equal(first[5].thin, again.thin)
+    assert not torch.equal(first[5].thick, other.thick)
+
+
+def test_a_sample_is_an_acquisition_of_its_truth(heads):
+    """With a known profile and no noise, the truth degraded again gives the inner slices."""
+    ranges = AcquisitionRanges(noise=(0.0, 0.0), profile_error=0.0, thickness_ratio=(0.7, 0.7))
+    samples = Samples(heads, Acquire(ranges, 16, 4), seed=0)
+    for index in range(20):
+        sample = samples[index]
+        again = sample.thin @ sample.operators.degrade
+        inner = slice(1, -1)
+        assert torch.allclose(again[..., inner], sample.thick[..., inner], atol=0.02)
+        assert sample.thin.shape[-1] == len(sample.inner)
+
+
+def test_thick_originals_are_never_the_sharp_axis(heads):
+    for head in heads:
+        assert head.data.mean() > 0.2  # scaled to about one inside
+        assert head.data.flags.c_contiguous
+    assert heads[1].spacing[2] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_contrast_changes_keep_air_dark_and_the_scale(seed):
+    random = np.random.RandomState(seed)
+    image = np.linspace(0.0, 1.8, 4000, dtype=np.float32).reshape(10, 20, 20)
+    changed = vary_contrast(image, random)
+    assert changed.flat[0] == 0.0
+    assert changed.min() > -0.05
+    assert changed[image > 0.5].mean() == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(np.diff(changed.ravel())).max() < 0.05  # smooth
+
+
+def test_a_volume_smaller_than_the_patch_is_padded(heads):
+    samples = Samples(heads, Acquire(AcquisitionRanges(distance_mm=(7.0, 8.0)), 64, 8), seed=0)
+    assert samples[0].thick.shape == (64, 64, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("steps = 0", "steps: must be at least 1"),
+        ('network = "os.system"', "network: 'os.system' is none of"),
+        ("colour = 1", "unknown colour"),
+        ("ema = 1.0", "ema"),
+    ],
+)
+def test_a_wrong_setting_is_named(folder, line, reason):
+    name = line.split(" =")[0]
+    kept = [
+        entry for entry in CONFIG.format(steps=5).splitlines() if not entry.startswith(f"{name} =")
+    ]
+    path = folder / "wrong.toml"
+    path.write_text("\n".join([line, *kept]))
+    with pytest.raises(SettingsError, match=reason):
+        TrainingConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"axes": "xq"}, {"axes": ""}, {"weight": 0.0}],
+)
+def test_a_wrong_source_is_an_error(values):
+    with pytest.raises(ValueError, match="must be"):
+        Source(**({"pattern": "*", "axes": "x", "weight": 1.0} | values))
+
+
+def test_a_pattern_without_files_is_an_error(config):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        load_sources(config.data, [Source("nothing*", "x", 1.0)])
+
+
+def test_card_facts_have_defaults():
+    assert CardFacts().patch % 2 == 0
