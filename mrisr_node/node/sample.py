@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
@@ -157,7 +158,7 @@ def write_sample(
     study = study or Study()
     series_uid = series_uid or _new_uid()
     path, head = find_head()
-    volume = _acquire(Volume.load(path), acquisition)
+    volume = _acquire(path, acquisition)
     common = _common(acquisition, study, head)
     common.SeriesInstanceUID = series_uid
     common.SeriesNumber = series_number
@@ -172,8 +173,10 @@ def write_sample(
     return SampleSeries(study.study_uid, series_uid, folder, tuple(paths), head, volume)
 
 
-def _acquire(head: Volume, acquisition: Acquisition) -> Volume:
-    """Return the head in thick slices of whole, positive, 12 bit values."""
+@lru_cache(maxsize=4)
+def _acquire(path: Path, acquisition: Acquisition) -> Volume:
+    """Return a head in thick slices of whole, positive, 12 bit values."""
+    head = Volume.load(path)
     thick = thicken(
         _reslice(head, acquisition), 2, acquisition.thickness_mm, acquisition.gap_mm
     ).volume
@@ -185,7 +188,9 @@ def _acquire(head: Volume, acquisition: Acquisition) -> Volume:
             0.0, acquisition.noise * _PEAK, size=(2, *data.shape)
         )
         data = np.hypot(data + channels[0], channels[1]).astype(np.float32)
-    return Volume(np.clip(np.rint(data), 0, 4095).astype(np.float32), thick.affine)
+    data = np.clip(np.rint(data), 0, 4095).astype(np.float32)
+    data.setflags(write=False)
+    return Volume(data, thick.affine)
 
 
 def _reslice(head: Volume, acquisition: Acquisition) -> Volume:
