@@ -164,6 +164,7 @@ class Job(_Record):
     """The processing of one complete series; the newest of a series counts."""
 
     series = ForeignKeyField(Series, backref="jobs", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     recipe = CharField()
     stage = CharField(default="")
     progress = FloatField(default=0.0)

@@ -69,4 +69,8 @@ def _durations(stage: Stage, voxels: int) -> list[float]:
         .order_by(StageRun.id.desc())
         .limit(_HISTORY)
     )
-    return [run.seconds * (voxels / run.voxels if voxels and run.voxels else 1.0) for run in runs]
+    durations = []
+    for run in runs:
+        seconds = run.seconds or 0.0
+        durations.append(seconds * voxels / run.voxels if voxels and run.voxels else seconds)
+    return durations

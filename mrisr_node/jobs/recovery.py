@@ -1,0 +1,92 @@
+"""What should be running and is not: found from the records, and woken up again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+from mrisr_node import records
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.stages import Stage, queue_of, stages_of
+from mrisr_node.records import ACTIVE, Job, Series, State
+from mrisr_node.settings import Recipe
+
+__all__ = ["recover", "retry"]
+
+_log = logging.getLogger(__name__)
+
+
+def recover(queues: Queues) -> int:
+    """Send a message for every job that nobody holds and nobody is about to take.
+
+    Returns
+    -------
+    int
+        How many jobs were woken up.
+    """
+    waiting: dict[object, set[int]] = {}
+    woken = 0
+    for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
+        job = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
+        if job is None:
+            # Only a crash between two rows of one transaction could do this, so it cannot; but a
+            # series must never wait for ever.
+            series.move(State.FAILED, "the series was queued without a job; try it again")
+            continue
+        if job.not_before > time.time() or not _free(job):
+            continue
+        queue = queue_of(Stage(job.stage) if job.stage else stages_of(Recipe(job.recipe))[0])
+        if queue not in waiting:
+            waiting[queue] = queues.waiting(queue)
+        if job.id not in waiting[queue]:
+            queues.send(queue, job.id)
+            woken += 1
+    return woken
+
+
+def retry(series_id: int) -> None:
+    """Queue a failed series again.
+
+    Raises
+    ------
+    StateError
+        The series is not failed.
+    """
+    with records.transaction():
+        series = Series.get_by_id(series_id)
+        series.move(State.QUEUED, "tried again")
+        last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
+        if last is None:
+            # It failed before it had a job: completeness and selection have to look at it first.
+            series.move(State.RECEIVING, "tried again")
+        else:
+            Job.create(series=series, recipe=last.recipe, voxels=last.voxels)
+
+
+def _free(job: Job) -> bool:
+    """Tell whether nobody works on a job; takes it from an owner that has died."""
+    if job.lease_owner is None:
+        return True
+    if job.lease_until > time.time() and not _dead(job.lease_owner):
+        return False
+    Job.update(lease_owner=None, lease_until=0.0).where(
+        Job.id == job.id, Job.lease_owner == job.lease_owner
+    ).execute()
+    _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")
+    return True
+
+
+def _dead(owner: str) -> bool:
+    """Tell whether a process of this machine has ended; of other machines only leases tell."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,52 @@
+"""The rounds of the receiving process: complete series, wake jobs, compare with the PACS."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from mrisr_node.intake.assembly import Assembly
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.reconcile import Reconciler
+from mrisr_node.jobs.recovery import recover
+from mrisr_node.jobs.stages import queue_of, stages_of
+from mrisr_node.settings import Recipe, Settings
+
+__all__ = ["Rounds"]
+
+_log = logging.getLogger(__name__)
+
+_EVERY = 0.5
+_RECOVER_EVERY = 5.0
+
+
+class Rounds:
+    """What has to be looked at again and again, in one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queues = Queues(settings)
+        self._reconciler = Reconciler(settings)
+        self._assembly = Assembly(settings, self._reconciler.expected_instances)
+        self._recovered = self._reconciled = float("-inf")
+
+    def run(self, stop: threading.Event) -> None:
+        """Make rounds until told to stop; what fails in one is logged and tried in the next."""
+        while not stop.wait(_EVERY):
+            try:
+                self.round()
+            except Exception:  # noqa: BLE001 - the rounds must go on
+                _log.exception("a round failed")
+
+    def round(self) -> None:
+        """Make one round."""
+        for job in self._assembly.sweep():
+            self._queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+        now = time.monotonic()
+        if now - self._recovered >= _RECOVER_EVERY:
+            self._recovered = now
+            recover(self._queues)
+        if now - self._reconciled >= self._settings.reconcile_seconds:
+            self._reconciled = now
+            self._reconciler.sweep()
