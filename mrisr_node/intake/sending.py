@@ -1,0 +1,74 @@
+"""A Storage SCU (PS3.4 B): files to a receiver or a PACS, as a scanner would send them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pynetdicom import AE
+
+from mrisr_node.errors import DeliveryError
+
+__all__ = ["Destination", "send_files"]
+
+_TIMEOUT = 60
+# PS3.8 9.3.2: presentation context ids are the odd numbers below 256.
+_MAXIMUM_CONTEXTS = 128
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where to send, and as whom."""
+
+    host: str
+    port: int
+    called: str
+    calling: str
+
+
+def send_files(
+    paths: Sequence[Path], destination: Destination, progress: Callable[[int], None]
+) -> list[str]:
+    """C-STORE files over one association.
+
+    Returns
+    -------
+    list of str
+        One line for each file that was not stored.
+
+    Raises
+    ------
+    DeliveryError
+        No association comes about.
+    """
+    contexts = set()
+    for path in paths:
+        meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
+        contexts.add((str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)))
+    if len(contexts) > _MAXIMUM_CONTEXTS:
+        raise DeliveryError("too many kinds of objects for one association; send them apart")
+    ae = AE(ae_title=destination.calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT
+    for sop_class, syntax in sorted(contexts):
+        ae.add_requested_context(sop_class, syntax)
+    where = f"{destination.called} at {destination.host}:{destination.port}"
+    association = ae.associate(destination.host, destination.port, ae_title=destination.called)
+    if not association.is_established:
+        raise DeliveryError(f"no association with {where}; does it run, and know our AE title?")
+    refused = []
+    try:
+        for number, path in enumerate(paths, start=1):
+            try:
+                status = association.send_c_store(path).get("Status")
+            except (ValueError, RuntimeError) as error:
+                refused.append(f"{path.name}: {error}")
+                continue
+            if status is None or (status != 0x0000 and status >> 12 != 0xB):
+                code = "no answer" if status is None else f"status 0x{status:04X}"
+                refused.append(f"{path.name}: {code}")
+            progress(number)
+    finally:
+        association.release()
+    return refused
