@@ -21,7 +21,14 @@ import httpx
 from mrisr_node.errors import SettingsError
 from mrisr_node.settings import Settings
 
-__all__ = ["OrthancProcess", "find_orthanc", "find_plugin", "port_is_free", "storage_of"]
+__all__ = [
+    "OrthancProcess",
+    "find_orthanc",
+    "find_plugin",
+    "free_port",
+    "port_is_free",
+    "storage_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +67,14 @@ def port_is_free(port: int, host: str = "") -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port() -> int:
+    """Return a TCP port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def storage_of(settings: Settings) -> Path:

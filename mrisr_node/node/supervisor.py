@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import ensure_admin
 
-__all__ = ["Node", "child_environment", "up"]
+__all__ = ["Node", "child_environment", "is_running", "stop_on_signals", "up"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 60.0
 _HEALTHY_SECONDS = 300.0
 """A process that lived so long is restarted without delay again."""
+_LOCK = "node.lock"
 _LOG_BYTES = 20 * 1024**2
 _ANY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 
@@ -299,11 +301,8 @@ class Node:
 
 def up(settings: Settings, say: Callable[[str], None] = print) -> int:
     """Run the node until Ctrl-C or a request to end; return the exit status."""
-    # The other ways of being asked to end are the same as Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     try:
-        with Node(settings, say) as node:
+        with stop_on_signals(), Node(settings, say) as node:
             say(f"receiver: {settings.ae_title} on port {settings.receiver_port}")
             if node.admin_password:
                 say(f"web: user admin, password {node.admin_password} (shown only this once)")
@@ -315,9 +314,32 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> int:
     return 0
 
 
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Let every way of being asked to end raise KeyboardInterrupt, as Ctrl-C does."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_running(data_dir: Path) -> bool:
+    """Tell whether a node runs on a data directory."""
+    if not (data_dir / _LOCK).exists():
+        return False
+    try:
+        _claim(data_dir).close()
+    except SettingsError:
+        return True
+    return False
+
+
 def _claim(data_dir: Path) -> IO[str]:
     """Return the open lock file, which belongs to one node at a time."""
-    file = (data_dir / "node.lock").open("w")
+    file = (data_dir / _LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

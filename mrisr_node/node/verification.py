@@ -1,0 +1,98 @@
+"""Is the result what it should be? Asked of the PACS, from outside, as any viewer would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dicomweb_client import DICOMwebClient
+from pydicom.dataset import Dataset
+from requests.exceptions import RequestException
+
+from mrisr_node.errors import NodeError
+from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
+
+__all__ = ["compare", "fetch_headers", "verify"]
+
+_TOLERANCE_MM = 0.01
+_FINEST_MM = 0.8
+"""Slices of a result are never closer than this."""
+
+
+def verify(url: str, token: str, source: Sequence[Dataset], result_series: str) -> list[str]:
+    """Fetch a result's headers over DICOMweb and compare them with the source's.
+
+    Parameters
+    ----------
+    url
+        Of the node's gateway, ending in ``/dicom-web``.
+    token
+        A bearer token for it.
+    source
+        Headers of the series that was sent.
+    result_series
+        Series Instance UID of the result.
+
+    Returns
+    -------
+    list of str
+        What is wrong; nothing, when the result is as it should be.
+    """
+    study = str(source[0].StudyInstanceUID)
+    try:
+        result = fetch_headers(url, token, study, result_series)
+    except RequestException as error:
+        return [f"the result cannot be read over DICOMweb: {error}"]
+    return compare(source, result)
+
+
+def fetch_headers(url: str, token: str, study: str, series: str) -> list[Dataset]:
+    """Return the headers of a series (PS3.18 10.4, RetrieveMetadata)."""
+    client: Any = DICOMwebClient(url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
+    return [Dataset.from_json(item) for item in client.retrieve_series_metadata(study, series)]
+
+
+def compare(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:
+    """Return in what a result differs from what its source asks for."""
+    if not result:
+        return ["the result has no instances"]
+    problems = []
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if {str(d.get(name)) for d in result} != {str(source[0].get(name))}:
+            problems.append(f"{name} is not that of the source")
+    try:
+        thick, thin = read_acquisition(source), read_acquisition(result)
+    except NodeError as error:
+        return [*problems, f"the geometry cannot be read: {error}"]
+    return problems + _compare_geometry(thick, thin)
+
+
+def _compare_geometry(thick: Acquisition, thin: Acquisition) -> list[str]:
+    problems = []
+    first, other = thick.slices[0], thin.slices[0]
+    if (other.rows, other.columns) != (first.rows, first.columns):
+        problems.append("the images have another size")
+    if not np.allclose(other.pixel_spacing, first.pixel_spacing, atol=1e-4):
+        problems.append("the pixels have another size")
+    turned = max(
+        float(np.abs(other.row_cosine - first.row_cosine).max()),
+        float(np.abs(other.column_cosine - first.column_cosine).max()),
+    )
+    if turned > 1e-4:
+        problems.append("the images have another orientation")
+
+    extent = len(thick.slices) * thick.distance
+    wanted = max(float(np.mean(first.pixel_spacing)), _FINEST_MM)
+    count = max(len(thick.slices), round(extent / wanted))
+    if len(thin.slices) != count:
+        problems.append(f"there are {len(thin.slices)} slices instead of {count}")
+    # Exactly the field of view that was acquired: half a slice beyond the outer slices' centres.
+    normal = np.cross(first.row_cosine, first.column_cosine)
+    for end, side in ((0, -1.0), (-1, 1.0)):
+        acquired = thick.slices[end].position + side * normal * thick.distance / 2
+        covered = thin.slices[end].position + side * normal * thin.distance / 2
+        away = float(np.linalg.norm(acquired - covered))
+        if away > _TOLERANCE_MM:
+            problems.append(f"an end of the field of view is {away:.3f} mm away from where it was")
+    return problems
