@@ -150,9 +150,10 @@ class OrthancProcess:
             port = getattr(self.settings, name)
             if not port_is_free(port):
                 raise SettingsError(f"TCP port {port} is taken: choose another {name}")
+        prefix = _without_privileges()
         config = self._prepare(plugin)
+        command = [*prefix, str(binary), str(config)]
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = [*_without_privileges(), str(binary), str(config)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -206,6 +207,7 @@ class OrthancProcess:
 
     def _prepare(self, plugin: Path) -> Path:
         """Make Orthanc's folder and write its configuration; return the configuration's path."""
+        _let_through(self.settings.data_dir)
         home = storage_of(self.settings)
         if home.is_relative_to(_SYSTEM_DIR):
             _log.warning("Orthanc cannot enter %s: it keeps its objects in %s",
@@ -273,6 +275,14 @@ def _usable_by_orthanc(folder: Path) -> bool:
     owned = folder.owner() == _USER
     test = ["/usr/bin/test", "-x", str(folder), *(["-a", "-w", str(folder)] if owned else [])]
     return subprocess.run([*_without_privileges(), *test], check=False).returncode == 0
+
+
+def _let_through(folder: Path) -> None:
+    """Let Orthanc's user pass through a private folder of ours, without seeing what is in it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    if os.geteuid() == 0 and folder.owner() == "root" and folder.group() == "root":
+        shutil.chown(folder, group=_USER)
+        folder.chmod(0o710)
 
 
 def _hand_over(path: Path) -> None:
