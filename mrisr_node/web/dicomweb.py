@@ -11,11 +11,12 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import parse_qsl
 
 import anyio
 import httpx
-from fastapi import APIRouter, Request
-from starlette.datastructures import Headers
+from fastapi import APIRouter, HTTPException, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
@@ -52,6 +53,7 @@ _READ = re.compile(
         )
     )
 )
+_PIXELS = re.compile(rf"/(?:{_FRAMES}|bulk/[^.]*)$")
 _STORE = re.compile(rf"studies(?:/{_UID})?")
 
 _TO_PACS = (
@@ -66,12 +68,20 @@ _FROM_PACS = (
 _ANSWERS = frozenset({200, 202, 204, 206, 304, 409, 416})
 
 # "As it is stored": without a transfer syntax Orthanc would decode and encode each frame anew.
-_FRAMES_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+_ANYTHING = re.compile(
+    r'(?:\*/\*|multipart/(?:\*|related))(?:\s*;\s*type="?\*/\*"?)?(?:\s*;\s*q=[0-9.]+)?'
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
 
 def pacs_client(settings: Settings) -> httpx.AsyncClient:
     """Return the client that knows Orthanc's address and password."""
+    # A cookie that Orthanc sets belongs to whoever asked, not to all who come after.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
     return httpx.AsyncClient(
+        cookies=no_cookies,
         auth=httpx.BasicAuth(settings.orthanc_username, settings.pacs_password()),
         # Orthanc packs a whole study before the first byte comes.
         timeout=httpx.Timeout(30.0, read=300.0),
@@ -90,8 +100,8 @@ def gateway_router(settings: Settings) -> APIRouter:
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
         headers = _headers(settings, request)
-        if re.search(rf"/{_FRAMES}$", resource) and headers["Accept"] in ("", "*/*"):
-            headers["Accept"] = _FRAMES_AS_STORED
+        if _PIXELS.search(resource):
+            headers["Accept"] = _accept(headers["Accept"])
         return await _pass_on(settings, request, resource, headers, content=None)
 
     @router.post(ROOT + "{resource:path}")
@@ -122,11 +132,11 @@ async def _limited(request: Request) -> AsyncIterator[bytes]:
 
 def _headers(settings: Settings, request: Request) -> httpx.Headers:
     headers = httpx.Headers({k: v for k, v in request.headers.items() if k in _TO_PACS})
-    headers.setdefault("Accept", "")
+    headers.setdefault("Accept", "*/*")
     # httpx would ask for gzip by itself, and the client might not understand what comes.
     headers["Accept-Encoding"] = request.headers.get("accept-encoding", "identity")
     # Orthanc writes addresses of bulk data into metadata; they must lead here, not there.
-    origin = public_origin(settings, Headers(scope=request.scope), request.scope["scheme"])
+    origin = public_origin(settings, request)
     scheme, _, host = origin.partition("://")
     headers["Forwarded"] = f"host={host};proto={scheme}"
     return headers
@@ -141,8 +151,6 @@ async def _pass_on(
 ) -> Response:
     client: httpx.AsyncClient = request.app.state.pacs
     url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=_query(request))
-    if not headers["Accept"]:
-        headers["Accept"] = "*/*"
     upstream = client.build_request(request.method, url, headers=headers, content=content)
     try:
         answer = await client.send(upstream, stream=True)
@@ -195,10 +203,30 @@ async def _refused(answer: httpx.Response) -> Response:
 
 
 def _query(request: Request) -> bytes:
-    """Return the query; Orthanc 1.10 splits ``includefield`` at a comma only if it is bare."""
-    query: bytes = request.scope["query_string"]
-    return re.sub(
-        rb"(?<![^&])includefield=[^&]*",
-        lambda found: re.sub(rb"%2c", b",", found[0], flags=re.IGNORECASE),
-        query,
-    )
+    """Return the query in the only way that Orthanc 1.10 understands: without percent signs.
+
+    It decodes nothing: neither the comma of ``includefield=a%2Cb`` nor a name's ``%5E``. What
+    cannot stand bare in an address becomes one of DICOM's wildcards (PS3.4 C.2.2.2.4), which finds
+    what was asked for, and seldom more: ``?`` for one character, and ``*`` for others than ASCII,
+    for which ``?`` does not stand in Orthanc.
+    """
+    query = request.scope["query_string"].decode("latin-1")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=200)
+    except ValueError as error:
+        raise HTTPException(400, "a search has at most 200 parameters") from error
+    return "&".join(f"{k}={_bare(v)}" for k, v in pairs if _NAME.fullmatch(k)).encode()
+
+
+def _bare(value: str) -> str:
+    # Lists of UIDs are split at a comma only, though the standard allows the backslash too.
+    value = value.replace("\\", ",")
+    return re.sub(r"[^A-Za-z0-9\-._~!$'()*,;:@/?=^]", "?", re.sub(r"[^\x00-\x7f]+", "*", value))
+
+
+def _accept(wanted: str) -> str:
+    """Return the one media range that pixels are asked in; Orthanc fails on a list of them."""
+    ranges = [part.strip() for part in wanted.split(",") if part.strip()]
+    if not ranges or any(_ANYTHING.fullmatch(part) for part in ranges):
+        return _AS_STORED
+    return ranges[0]

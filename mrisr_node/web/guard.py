@@ -10,7 +10,7 @@ import re
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,15 +45,18 @@ def cookie_name(settings: Settings) -> str:
     return "__Host-mrisr-session" if _is_https(settings) else "mrisr-session"
 
 
-def public_origin(settings: Settings, headers: Headers, scheme: str) -> str:
+def public_origin(settings: Settings, request: Request) -> str:
     """Return scheme and host under which the client reaches us, e.g. ``http://localhost:8080``."""
     if settings.public_url:
         parts = urlsplit(settings.public_url)
         return f"{parts.scheme}://{parts.netloc}"
-    host = headers.get("host", "")
+    host = request.headers.get("host", "")
     if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]{1,255}", host):
         host = f"{settings.web_host}:{settings.web_port}"
-    return f"{scheme}://{host}"
+    # dicomweb-client leaves the port out, wherever it connects to.
+    elif not re.search(r":[0-9]+$", host):
+        host = f"{host}:{settings.web_port}"
+    return f"{request.scope['scheme']}://{host}"
 
 
 class Guard:
@@ -121,7 +124,7 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is None:
             return request.headers.get("sec-fetch-site") == "same-origin"
-        own = {public_origin(self._settings, request.headers, request.scope["scheme"])}
+        own = {public_origin(self._settings, request)}
         # Behind a proxy the page may also be open under the name that the proxy uses for us.
         own.add(f"{request.scope['scheme']}://{request.headers.get('host', '')}")
         return origin in own

@@ -1,0 +1,128 @@
+"""Nothing answers to strangers but the sign-in page and the sign of life."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import pytest
+from starlette.routing import Mount
+from web_door import Door
+
+from mrisr_node.web.app import create_app
+from mrisr_node.web.guard import PUBLIC
+
+STRANGERS = {
+    "nothing": {},
+    "wrong token": {"Authorization": "Bearer mrisr_" + "A" * 43},
+    "empty token": {"Authorization": "Bearer"},
+    "basic": {"Authorization": "Basic YWRtaW46YWRtaW4="},
+    "unsigned JWT": {"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."},
+    "wrong cookie": {"Cookie": "mrisr-session=" + "A" * 43},
+    "odd cookie": {"Cookie": "mrisr-session=\"'; DROP TABLE user; --"},
+}
+
+
+def every_route(app) -> set[tuple[str, str]]:
+    """Method and path of all routes, those in the API document and those that are not."""
+    found = set()
+    for path, item in app.openapi()["paths"].items():
+        found |= {(method.upper(), path) for method in item}
+
+    def walk(routes, prefix=""):
+        for route in routes:
+            inner = getattr(route, "original_router", None)
+            if isinstance(route, Mount):
+                found.update(
+                    {("GET", f"{prefix}{route.path}/x"), ("GET", f"{prefix}{route.path}/")}
+                )
+            elif inner is not None:
+                walk(inner.routes, prefix)
+            else:
+                for method in getattr(route, "methods", None) or {"GET"}:
+                    found.add((method, prefix + route.path))
+
+    walk(app.routes)
+    return {(method, re.sub(r"{[^}]*}", "1", path)) for method, path in found}
+
+
+@pytest.mark.parametrize("headers", STRANGERS.values(), ids=STRANGERS)
+def test_every_route_needs_credentials(door: Door, headers):
+    routes = every_route(create_app(door.settings))
+    assert {("GET", "/"), ("GET", "/api/jobs"), ("POST", "/api/jobs/1/retry")} < routes
+    assert {("GET", "/dicom-web/1"), ("POST", "/dicom-web/1"), ("GET", "/viewer/x")} < routes
+    assert {("POST", "/sign-out"), ("GET", "/api/openapi.json"), ("GET", "/pages/x")} < routes
+    routes |= {
+        ("GET", path)
+        for path in (
+            "/viewer/app-config.js", "/viewer/ext/compare.js", "/viewer/index.html", "/docs",
+            "/pages/series.js", "/dicom-web/studies", "/no/such/page", "/openapi.json", "//",
+            "/healthz/", "/healthz/../api/jobs", "/sign-in/x", "/SIGN-IN", "/%2e/api/jobs",
+        )
+    }  # fmt: skip
+    with door.client(**headers) as client:
+        for method, path in sorted(routes):
+            if path in PUBLIC:
+                continue
+            answer = client.request(method, path)
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            if method != "HEAD":
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert answer.json()["status"] == 401
+
+
+def test_browsers_are_led_to_the_sign_in_page_and_back(door):
+    with door.client(Accept="text/html,*/*") as client:
+        answer = client.get("/viewer/viewer?StudyInstanceUIDs=1.2&x=%26")
+        assert answer.status_code == 303
+        page = client.get(answer.headers["location"])
+        assert 'value="/viewer/viewer?StudyInstanceUIDs=1.2&amp;x=%26"' in page.text
+        # Not where nobody looks at the page.
+        assert client.post("/api/jobs/1/retry").status_code == 401
+
+
+def test_public_is_what_the_sign_in_page_needs(door):
+    with door.client() as client:
+        for path in PUBLIC:
+            assert client.get(path).status_code == 200
+        assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        # The address that frameworks put together of Host and path must not decide.
+        "GET /api/jobs HTTP/1.1\r\nHost: x/healthz?\r\n",
+        "GET /api/jobs HTTP/1.1\r\nHost: x/sign-in#\r\n",
+        "GET http://x/healthz/../api/jobs HTTP/1.1\r\nHost: x\r\n",
+        "GET /healthz%2f..%2fapi/jobs HTTP/1.1\r\nHost: x\r\n",
+        "GET /api/jobs HTTP/1.1\r\nHost: x\r\nX-Original-URL: /healthz\r\n",
+    ],
+)
+def test_no_trick_with_the_address_gets_in(door, head):
+    with socket.create_connection(("127.0.0.1", door.settings.web_port), 10) as peer:
+        peer.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        status = peer.makefile("rb").readline().split()[1]
+    assert status in {b"400", b"401"}
+
+
+def test_other_sites_cannot_change_anything_with_a_cookie(door):
+    with door.browser() as client:
+        for origin in ("https://evil.example", "null", door.url + ".evil.example"):
+            answer = client.post("/api/jobs/1/retry", headers={"Origin": origin})
+            assert answer.status_code == 403
+        assert client.post("/api/jobs/1/retry").status_code == 404
+    with door.tool() as client:
+        assert client.post("/api/jobs/1/retry").status_code == 404
+
+
+def test_pages_may_run_nothing_but_their_own_script(door):
+    with door.tool() as client:
+        for path in ("/", "/api/jobs", "/viewer/", "/dicom-web/studies", "/no/such"):
+            headers = client.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "same-origin"
+            assert "frame-ancestors 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in client.get("/").headers["content-security-policy"]
+        assert "sandbox" in client.get("/dicom-web/studies").headers["content-security-policy"]

@@ -1,0 +1,168 @@
+"""People sign in with a password, and only with the right one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.records import ApiToken, User, WebSession, open_records
+from mrisr_node.settings import Settings, load_settings
+from mrisr_node.web import auth
+from mrisr_node.web.limits import Limiter, TooManyAttempts
+
+RIGHT = {"username": "admin", "password": PASSWORD}
+WRONG = {"username": "admin", "password": "wrong"}
+
+
+@pytest.fixture
+def own(make_settings) -> Iterator[Door]:
+    """A front door with a memory of its own: no attempts, no sessions."""
+    with served(make_settings()) as running:
+        yield running
+
+
+def test_first_start_makes_an_admin_and_says_the_password_once(tmp_path):
+    settings = load_settings(data_dir=tmp_path)
+    password = auth.ensure_admin(settings)
+    assert password
+    assert len(password) >= 16
+    assert auth.ensure_admin(settings) is None
+    assert auth.sign_in(settings, "admin", password)
+    assert User.get().password_hash.startswith("$argon2id$")
+
+
+def test_right_password_gives_a_session_cookie(own):
+    with own.client(Origin=own.url) as client:
+        answer = client.post("/sign-in", data={**RIGHT, "next": "/viewer/?a=b"})
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "/viewer/?a=b"
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
+        assert client.get("/api/jobs").status_code == 200
+        value = client.cookies["mrisr-session"]
+    # What the database holds opens nothing.
+    assert WebSession.get().digest != value
+    with own.client(Cookie=f"mrisr-session={WebSession.get().digest}") as client:
+        assert client.get("/api/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("form", [WRONG, {"username": "nobody", "password": PASSWORD}, {}])
+def test_wrong_password_gives_no_cookie(own, form):
+    with own.client(Origin=own.url) as client:
+        answer = client.post("/sign-in", data=form)
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    assert "wrong" in answer.text
+
+
+def test_guessing_is_slowed_down(own):
+    with own.client(Origin=own.url) as client:
+        for _ in range(5):
+            assert client.post("/sign-in", data=WRONG).status_code == 401
+        answer = client.post("/sign-in", data=RIGHT)
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert "set-cookie" not in answer.headers
+        # Someone else is not locked out by it.
+        other = {"username": "someone", "password": "else"}
+        assert client.post("/sign-in", data=other).status_code == 401
+
+
+def test_guessing_many_names_is_slowed_down_too():
+    limiter = Limiter(most=2, window=0.2, keys=3)
+    limiter.enter("a")
+    limiter.enter("a")
+    with pytest.raises(TooManyAttempts):
+        limiter.enter("a")
+    for key in "bcde":
+        limiter.enter(key)
+    assert len(limiter._attempts) == 3
+    time.sleep(0.25)
+    limiter.enter("e")
+    limiter.enter("e")
+
+
+def test_sign_out_ends_the_session(own):
+    with own.browser() as client:
+        cookie = client.cookies["mrisr-session"]
+        assert client.post("/sign-out").status_code == 303
+    with own.client(Cookie=f"mrisr-session={cookie}") as client:
+        assert client.get("/api/jobs").status_code == 401
+
+
+def test_a_session_ends_by_itself(own):
+    with own.browser() as client:
+        WebSession.update(expires_at=time.time() - 1).execute()
+        assert client.get("/api/jobs").status_code == 401
+
+
+def test_a_new_password_ends_all_sessions(own):
+    with own.browser() as client:
+        auth.set_password("admin")
+        assert client.get("/api/jobs").status_code == 401
+    with pytest.raises(LookupError):
+        auth.set_password("nobody")
+
+
+def test_a_token_ends_when_it_was_said_to(own):
+    token = auth.create_token("admin", "short", days=1)
+    assert ApiToken.select().where(ApiToken.digest == token).count() == 0
+    with own.client(Authorization=f"Bearer {token}") as client:
+        assert client.get("/api/jobs").status_code == 200
+        ApiToken.update(expires_at=time.time() - 1).execute()
+        assert client.get("/api/jobs").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_other_sites_can_neither_sign_in_nor_out(own, headers):
+    with own.client(**headers) as client:
+        assert client.post("/sign-in", data=RIGHT).status_code == 403
+    with own.browser() as client:
+        cookie = client.cookies["mrisr-session"]
+    with own.client(Cookie=f"mrisr-session={cookie}", **headers) as client:
+        assert client.post("/sign-out").status_code == 403
+        assert client.get("/api/jobs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "javascript:1",
+    ],
+)
+def test_sign_in_leads_nowhere_else(own, elsewhere):
+    with own.client(Origin=own.url) as client:
+        answer = client.post("/sign-in", data={**RIGHT, "next": elsewhere})
+        assert answer.headers["location"] == "/"
+        assert "evil" not in client.get("/sign-in", params={"next": elsewhere}).text
+
+
+def test_a_huge_form_is_refused(own):
+    with own.client(Origin=own.url) as client:
+        assert client.post("/sign-in", data={"password": "x" * 100_000}).status_code == 413
+
+
+def test_https_makes_the_cookie_secure(make_settings):
+    settings = make_settings(public_url="https://node.example")
+    with served(settings) as own, own.client(Origin="https://node.example") as client:
+        answer = client.post("/sign-in", data=RIGHT)
+        assert answer.headers["set-cookie"].startswith("__Host-mrisr-session=")
+        assert "Secure" in answer.headers["set-cookie"]
+        assert "strict-transport-security" in answer.headers
+
+
+def test_passwords_of_two_nodes_differ(tmp_path):
+    settings: list[Settings] = [load_settings(data_dir=tmp_path / name) for name in "ab"]
+    assert len({auth.ensure_admin(one) for one in settings}) == 2
+    open_records(settings[0].database_path)
