@@ -123,6 +123,13 @@ def _device(settings: Settings) -> torch.device:
 def _convert(workspace: Workspace) -> None:
     select(workspace.datasets(), _rules(workspace.settings))
     conversion = convert(workspace.sources)
+    i, j, _ = conversion.volume.spacing
+    # Asked before the minutes of work that an unsuitable series would cost for nothing.
+    Checkpoint.load(workspace.settings.checkpoint).check_range(
+        distance_mm=conversion.acquisition.distance,
+        thickness_mm=conversion.acquisition.thickness,
+        in_plane_mm=(i + j) / 2,
+    )
     workspace.save("source", conversion.volume)
     workspace.note(
         "source",

@@ -1,0 +1,107 @@
+"""When a series is complete, and what follows."""
+
+import pytest
+from pydicom import dcmread
+
+from mrisr_node.intake.assembly import Assembly
+from mrisr_node.intake.screening import screen
+from mrisr_node.intake.spool import Spool
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Job, Series, State, Transition, open_records
+
+
+class Clock:
+    def __init__(self):
+        self.ahead = 0.0
+
+    def __call__(self):
+        import time
+
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def settings(make_settings, tmp_path):
+    made = make_settings(
+        data_dir=tmp_path / "node", minimum_free_bytes=0, quiet_seconds=60.0, minimum_slices=4
+    )
+    open_records(made.database_path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("assembly"), Acquisition(slices=6, matrix=32))
+
+
+def _receive(settings, paths):
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    for path in paths:
+        dataset = dcmread(path)
+        header = screen(path.read_bytes(), dataset.SOPClassUID, dataset.SOPInstanceUID)
+        spool.store(header, path.read_bytes(), "TEST")
+
+
+def test_silence_completes_a_series(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths)
+    clock.ahead = 30
+    assert assembly.sweep() == []
+    clock.ahead = 61
+    [job] = assembly.sweep()
+    assert Series.get().state == State.QUEUED
+    assert job.voxels == 32 * 32 * 6
+    assert assembly.sweep() == []
+    assert Job.select().count() == 1
+
+
+def test_the_pacs_count_cuts_the_waiting_short(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, lambda _study, _series: 6, clock)
+    _receive(settings, sample.paths[:5])
+    clock.ahead = 2
+    assert assembly.sweep() == []
+    _receive(settings, sample.paths[5:])
+    clock.ahead = 4
+    assert len(assembly.sweep()) == 1
+
+
+def test_a_gap_waits_in_spite_of_the_count_and_fails_in_the_end(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, lambda _study, _series: 5, clock)
+    _receive(settings, [p for n, p in enumerate(sample.paths) if n != 2])
+    clock.ahead = 2
+    assert assembly.sweep() == []
+    assert Series.get().state == State.RECEIVING
+    clock.ahead = 61
+    assert assembly.sweep() == []
+    series = Series.get()
+    assert series.state == State.FAILED
+    assert "not evenly spaced" in series.reason
+
+
+def test_a_late_slice_opens_the_series_again(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths[:5])
+    clock.ahead = 61
+    [first] = assembly.sweep()
+    _receive(settings, sample.paths[5:])
+    assert Series.get().state == State.RECEIVING
+    clock.ahead = 130
+    [second] = assembly.sweep()
+    assert second.id != first.id
+    reasons = [t.reason for t in Transition.select().order_by(Transition.id)]
+    assert "a late slice arrived" in reasons
+
+
+def test_too_few_slices_are_skipped_with_the_reason(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths[:3])
+    clock.ahead = 61
+    assert assembly.sweep() == []
+    series = Series.get()
+    assert series.state == State.SKIPPED
+    assert series.reason == "3 slices; at least 4 make a volume"

@@ -1,0 +1,175 @@
+"""The listener, with DCMTK's clients and pynetdicom's against it."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE, build_context
+from pynetdicom.sop_class import CTImageStorage
+
+from mrisr_node.intake.receiver import Receiver
+from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.intake.spool import Spool
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Instance, Rejection, Series, State, open_records
+
+
+@pytest.fixture
+def settings(make_settings, tmp_path):
+    made = make_settings(data_dir=tmp_path / "node", minimum_free_bytes=0)
+    open_records(made.database_path)
+    return made
+
+
+@pytest.fixture
+def receiver(settings) -> Iterator[Receiver]:
+    running = Receiver(settings)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("rx"), Acquisition(slices=3, matrix=32))
+
+
+def _storescu(settings, *paths, calling="ORTHANC", called="MRISR", syntax="-xe"):
+    return subprocess.run(
+        ["storescu", syntax, "-aet", calling, "-aec", called, "127.0.0.1",
+         str(settings.receiver_port), *map(str, paths)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def _associate(settings, contexts, calling="ORTHANC", called="MRISR"):
+    ae = AE(ae_title=calling)
+    return ae.associate("127.0.0.1", settings.receiver_port, contexts, ae_title=called)
+
+
+def test_anybody_may_echo(receiver, settings):
+    done = subprocess.run(
+        ["echoscu", "-aet", "ANYBODY", "-aec", "MRISR", "127.0.0.1", str(settings.receiver_port)],
+        timeout=60,
+    )
+    assert done.returncode == 0
+
+
+def test_what_is_acknowledged_is_on_disk_and_in_the_records(receiver, settings, sample):
+    assert _storescu(settings, *sample.paths).returncode == 0
+    series = Series.get()
+    assert series.series_instance_uid == sample.series_uid
+    assert series.state == State.RECEIVING
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    kept = [dcmread(path) for path in spool.paths(series)]
+    sent = [dcmread(path) for path in sample.paths]
+    assert {d.SOPInstanceUID for d in kept} == {d.SOPInstanceUID for d in sent}
+    by_uid = {d.SOPInstanceUID: d for d in sent}
+    assert all(d.PixelData == by_uid[d.SOPInstanceUID].PixelData for d in kept)
+    # Nothing of what came from outside is part of a path.
+    assert not any(d.SOPInstanceUID in str(p) for d in sent for p in spool.paths(series))
+
+
+def test_the_same_instance_twice_is_kept_once(receiver, settings, sample):
+    for _ in range(2):
+        assert _storescu(settings, sample.paths[0]).returncode == 0
+    assert Instance.select().count() == 1
+    assert Rejection.select().count() == 0
+
+
+def test_the_same_uid_with_other_pixels_goes_to_quarantine(receiver, settings, sample, tmp_path):
+    _storescu(settings, sample.paths[0])
+    altered = dcmread(sample.paths[0])
+    altered.PixelData = bytes(len(altered.PixelData))
+    altered.save_as(tmp_path / "altered.dcm")
+    with pytest.raises(AssertionError):
+        assert _storescu(settings, tmp_path / "altered.dcm").returncode == 0
+    rejected = Rejection.get()
+    assert "other bytes" in rejected.reason
+    assert (settings.quarantine_dir / rejected.path).is_file()
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    kept = dcmread(spool.paths(Series.get())[0])
+    assert kept.PixelData == dcmread(sample.paths[0]).PixelData
+
+
+def test_an_unknown_calling_title_may_not_store(receiver, settings, sample):
+    assert _storescu(settings, sample.paths[0], calling="STRANGER").returncode != 0
+    assert Instance.select().count() == 0
+
+
+def test_a_wrong_called_title_is_rejected(receiver, settings, sample):
+    assert _storescu(settings, sample.paths[0], called="OTHER").returncode != 0
+    assert Instance.select().count() == 0
+
+
+def test_other_classes_and_deflated_are_not_offered(receiver, settings):
+    contexts = [
+        build_context(CTImageStorage, ExplicitVRLittleEndian),
+        build_context(MRImageStorage, DeflatedExplicitVRLittleEndian),
+    ]
+    association = _associate(settings, contexts)
+    assert not association.is_established
+
+
+@pytest.mark.parametrize(
+    ("coder", "options"),
+    [("dcmcrle", []), ("dcmcjpeg", ["+e1"]), ("dcmcjpls", ["+el"]), ("dcmconv", ["+tb"])],
+)
+def test_compressed_and_big_endian_instances_are_kept_as_they_came(
+    receiver, settings, sample, tmp_path, coder, options
+):
+    coded = tmp_path / "coded.dcm"
+    subprocess.run([coder, *options, str(sample.paths[0]), str(coded)], check=True, timeout=60)
+    where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
+    assert send_files([coded], where, lambda _: None) == []
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    kept = dcmread(spool.paths(Series.get())[0])
+    assert kept.file_meta.TransferSyntaxUID == dcmread(coded).file_meta.TransferSyntaxUID
+    assert (kept.pixel_array == dcmread(sample.paths[0]).pixel_array).all()
+
+
+def test_jpeg_2000_is_accepted(receiver, settings, shared_data):
+    folder = shared_data("series/dcm2nifti_tests") / "dcm2nifti_tests/generic/compressed_j2k/001"
+    paths = sorted(folder.glob("*.dcm"))
+    where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
+    assert send_files(paths, where, lambda _: None) == []
+    assert Instance.select().count() == len(paths)
+
+
+@pytest.mark.parametrize("uid", ["../../etc/passwd", "1.2.003", "1." + "2" * 70])
+def test_a_uid_that_is_none_is_refused_and_quarantined(
+    receiver, settings, sample, tmp_path, uid, recwarn
+):
+    dataset = dcmread(sample.paths[0])
+    dataset.SeriesInstanceUID = uid
+    dataset.save_as(tmp_path / "odd.dcm")
+    where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
+    refused = send_files([tmp_path / "odd.dcm"], where, lambda _: None)
+    assert len(refused) == 1
+    assert "0xC000" in refused[0]
+    assert "UID" in Rejection.get().reason
+    assert Series.select().count() == 0
+    recwarn.clear()
+
+
+def test_a_full_disk_refuses_before_anything_is_written(settings, sample):
+    crowded = settings.model_copy(update={"minimum_free_bytes": 1 << 60})
+    receiver = Receiver(crowded)
+    receiver.start()
+    try:
+        where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
+        refused = send_files(list(sample.paths[:1]), where, lambda _: None)
+    finally:
+        receiver.stop()
+    assert "0xA700" in refused[0]
+    assert Instance.select().count() == 0
+    assert not any(settings.spool_dir.rglob("*.dcm"))
+
+
+def test_a_silent_connection_does_not_keep_others_out(receiver, settings, sample):
+    import socket
+
+    with socket.create_connection(("127.0.0.1", settings.receiver_port)):
+        assert _storescu(settings, sample.paths[0]).returncode == 0

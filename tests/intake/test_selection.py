@@ -1,0 +1,106 @@
+"""Which series are worth the work, on what hospitals really send."""
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from mrisr_node.errors import NotEligible, SeriesError
+from mrisr_node.identity import MANUFACTURER_MODEL_NAME
+from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.jobs.resolve import find_series
+from mrisr_node.node.sample import Acquisition, write_sample
+
+RULES = SelectionRules(minimum_slices=8, minimum_distance=2.0)
+
+REFUSED = {
+    "heudiconv": "slices|only MR|derived|phase|mosaic|one slice|functional",
+    "qa_canon61_enh": "520 images lie at only 40 slice positions",
+    "qa_ct_ge": "modality CT",
+    "qa_fmap_philips_enh": "64 images lie at only 32",
+    "qa_mosaic_ep2d_Asc": "mosaic",
+    "qa_philips_enh_cl_fmap": "phase",
+    "qa_philips_enh_enh": "Raw Data",
+    "qa_physio_spec_svs": "Spectroscopy",
+    "qa_table_ge_localizer": "several orientations",
+    "qa_xa30i_scout_mpr": "derived",
+    "torchio_dicom": "modality CT",
+}
+
+
+def _headers(paths):
+    return [dcmread(path, stop_before_pixels=True) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("sel"), Acquisition(slices=8, matrix=32))
+
+
+def test_thick_slices_are_selected(sample):
+    assert select(_headers(sample.paths), RULES).distance == pytest.approx(5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_volume_of_a_head_is_refused_with_a_reason(shared_data, name):
+    series = find_series(shared_data(f"refuse/{name}"))
+    assert series
+    for paths in series.values():
+        with pytest.raises((NotEligible, SeriesError), match=REFUSED[name]):
+            select(_headers(paths), RULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("papaya_brain", True),
+        ("qa_decub_HFP_t1sag", True),
+        ("qa_decub_HFDL_t1sag", True),
+        ("qa_xa30_T1_enh", False),
+        ("qa_ts", False),
+        ("wg04_MR", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_shared_series_are_told_apart(shared_data, name, chosen):
+    for paths in find_series(shared_data(f"series/{name}")).values():
+        if chosen:
+            assert select(_headers(paths), RULES).distance > 4
+        else:
+            with pytest.raises((NotEligible, SeriesError)):
+                select(_headers(paths), RULES)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_small_stacks_of_every_vendor_are_refused_but_the_one_that_is_a_volume(shared_data):
+    chosen = []
+    for paths in find_series(shared_data("series/dcm2nifti_tests")).values():
+        try:
+            select(_headers(paths), RULES)
+            chosen.append(paths[0].parent.parent.parent.name)
+        except (NotEligible, SeriesError) as error:
+            assert str(error)
+    assert chosen == ["hyperfine"]
+
+
+def test_thin_slices_are_thin_already(tmp_path):
+    thin = write_sample(tmp_path, Acquisition(slices=8, matrix=32, thickness_mm=1.0))
+    with pytest.raises(NotEligible, match="thin already"):
+        select(_headers(thin.paths), RULES)
+
+
+def test_a_knee_is_no_head(sample):
+    headers = _headers(sample.paths)
+    for header in headers:
+        header.BodyPartExamined = "KNEE"
+    with pytest.raises(NotEligible, match="KNEE"):
+        select(headers, RULES)
+
+
+def test_our_own_results_are_never_selected(sample):
+    headers = _headers(sample.paths)
+    ours = Dataset()
+    ours.ManufacturerModelName = MANUFACTURER_MODEL_NAME
+    headers[3].ContributingEquipmentSequence = [ours]
+    with pytest.raises(NotEligible, match="result of this node"):
+        select(headers, RULES)
