@@ -55,6 +55,8 @@ _FILES_PER_CALL = 500
 _UNSEEN_SECONDS = 60.0
 """A series that the receiver has not seen so long after sending was not forwarded."""
 _STUCK_SECONDS = 1800.0
+_LINE_SECONDS = 15.0
+"""How often progress inside a stage is told where there is no terminal."""
 _END = {State.DONE, State.SKIPPED, State.FAILED}
 _PORTS = ("receiver_port", "orthanc_http_port", "pacs_port", "web_port")
 
@@ -104,7 +106,7 @@ def run(
     console
         Where to speak; None takes standard output.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(highlight=False, soft_wrap=True, markup=False)
     settings = _prepare(settings)
     answer: dict[str, Any] | None = None
     try:
@@ -118,8 +120,8 @@ def run(
             failed = [s for s in sent if s.state is State.DONE and not s.verified]
             if done and not failed:
                 answer = _answer(settings, done)
-                _show_links(settings, done, node, console)
             if not exit_when_done:
+                _show_links(settings, done, node, console)
                 console.print("The node keeps running; Ctrl-C ends it.")
                 node.wait()
     except KeyboardInterrupt:
@@ -233,13 +235,15 @@ def _follow(settings: Settings, sent: list[_Sent], token: str, console: Console)
 def _display(console: Console) -> Iterator[Any]:
     """Give a function that shows one series: a bar on a terminal, lines elsewhere."""
     if not console.is_terminal:
-        last: dict[str, str] = {}
+        last: dict[str, tuple[str, float]] = {}
 
         def line(series: _Sent) -> None:
             text = f"{series.view['state']:10} {series.view.get('stage_name') or ''}".rstrip()
-            if last.get(series.series_uid) != text:
-                last[series.series_uid] = text
-                console.print(f"  {text}{_in_words(series.view)}")
+            before, at = last.get(series.series_uid, ("", 0.0))
+            if text != before or time.monotonic() - at > _LINE_SECONDS:
+                last[series.series_uid] = (text, time.monotonic())
+                share = f" {series.view['progress']:.0%}" if series.view.get("stage") else ""
+                console.print(f"  {text}{share}{_in_words(series.view)}")
 
         yield line
         return

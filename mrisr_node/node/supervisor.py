@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -284,14 +285,16 @@ class Node:
         return _answers(f"http://{_reach(self.settings.web_host)}:{self.settings.web_port}/healthz")
 
     def _receiver_answers(self) -> bool:
+        address = _reach(self.settings.receiver_host), self.settings.receiver_port
+        try:
+            # pynetdicom leaves its socket open when nobody listens, so look before asking.
+            socket.create_connection(address, 5).close()
+        except OSError:
+            return False
         peer = AE(ae_title=self.settings.ae_title)
         peer.connection_timeout = 5
         peer.add_requested_context(Verification)
-        association = peer.associate(
-            _reach(self.settings.receiver_host),
-            self.settings.receiver_port,
-            ae_title=self.settings.ae_title,
-        )
+        association = peer.associate(*address, ae_title=self.settings.ae_title)
         if not association.is_established:
             return False
         status = association.send_c_echo()

@@ -50,7 +50,9 @@ def verify(url: str, token: str, source: Sequence[Dataset], result_series: str) 
 def fetch_headers(url: str, token: str, study: str, series: str) -> list[Dataset]:
     """Return the headers of a series (PS3.18 10.4, RetrieveMetadata)."""
     client: Any = DICOMwebClient(url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
-    return [Dataset.from_json(item) for item in client.retrieve_series_metadata(study, series)]
+    headers = client.retrieve_series_metadata(study, series)
+    # Pixels stay where they are: only their address is in the answer.
+    return [Dataset.from_json(header, bulk_data_uri_handler=lambda _: b"") for header in headers]
 
 
 def compare(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:

@@ -1,0 +1,116 @@
+"""The node as a whole: ready, mended, alone on its data, and gone without a trace."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrisr_node.errors import SettingsError
+from mrisr_node.node.supervisor import Node, child_environment, is_running
+from mrisr_node.settings import Settings, load_settings
+
+NAMES = {"orthanc", "receiver", "cpu-worker", "gpu-worker", "delivery-worker", "web"}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_every_process_runs(node: Node) -> None:
+    assert set(node.processes) == NAMES
+    assert is_running(node.settings.data_dir)
+
+
+@pytest.mark.parametrize("name", ["web", "receiver"])
+def test_a_killed_process_is_started_again(node: Node, name: str) -> None:
+    before = node.processes[name]
+    os.kill(before, signal.SIGKILL)
+    assert wait_for(lambda: node.processes.get(name, before) != before)
+    node.wait_ready(60)
+    assert not alive(before)
+
+
+def test_a_killed_orthanc_is_started_again(node: Node) -> None:
+    before = node.processes["orthanc"]
+    subprocess.run(["kill", "-9", str(before)], check=True)
+    assert wait_for(lambda: node.processes.get("orthanc", before) != before)
+    node.wait_ready(60)
+
+
+def test_one_data_directory_has_one_node(node: Node) -> None:
+    with pytest.raises(SettingsError, match="another node"):
+        Node(node.settings).start()
+
+
+def test_children_see_the_same_settings(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = make_settings(accepted_ae_titles=("ONE", "TWO"), public_url=None)
+    # A file that says otherwise must not reach the children.
+    (tmp_path / "mrisr.toml").write_text('public_url = "http://elsewhere"\nae_title = "OTHER"\n')
+    monkeypatch.setenv("MRISR_CONFIG", str(tmp_path / "mrisr.toml"))
+    for name, value in child_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
+
+
+def start_up(settings: Settings) -> tuple[subprocess.Popen[str], list[int]]:
+    """Run `mrisr-node up`; return it with the process ids of its children, once it is ready."""
+    up = subprocess.Popen(
+        [sys.executable, "-m", "mrisr_node.cli", "up"],
+        env=child_environment(settings), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert up.stdout is not None
+    for line in up.stdout:
+        if line.startswith("ready"):
+            break
+    children = Path(f"/proc/{up.pid}/task").glob("*/children")
+    return up, [int(pid) for file in children for pid in file.read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_up_leaves_nothing_behind(
+    needs_orthanc: None, make_settings: Callable[..., Settings], number: signal.Signals
+) -> None:
+    settings = make_settings()
+    up, children = start_up(settings)
+    with up:
+        assert len(children) == len(NAMES) + 1  # and the reaper
+        up.send_signal(number)
+        status = up.wait(60)
+    assert status == (-signal.SIGKILL if number is signal.SIGKILL else 0)
+    assert wait_for(lambda: not any(alive(pid) for pid in children))
+    assert not is_running(settings.data_dir)
+    logs = {path.stem for path in (settings.data_dir / "logs").iterdir()}
+    assert logs == NAMES
+
+
+@pytest.mark.parametrize("name", ["web_port", "receiver_port"])
+def test_a_taken_port_is_named(make_settings: Callable[..., Settings], name: str) -> None:
+    settings = make_settings()
+    with (
+        socket.create_server(("", getattr(settings, name))),
+        pytest.raises(SettingsError, match=name),
+        Node(settings),
+    ):
+        pass
+    assert not is_running(settings.data_dir)
