@@ -32,6 +32,21 @@ def conditions(distance_mm: float, thickness_mm: float, in_plane_mm: float) -> T
     )
 
 
+_UPDATE = 0.1  # the size of an update in units of the intensity scale, about
+
+
+class _ContrastConv3d(nn.Conv3d):
+    """A convolution whose kernels sum to zero, so that it sees contrasts and not brightness.
+
+    Brightness is settled by the linear estimate. It is also the same in all sub-slices, and would
+    drown what differs between them.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        kernels = self.weight - self.weight.mean(dim=(1, 2, 3, 4), keepdim=True)
+        return functional.conv3d(features, kernels, self.bias, padding=1)
+
+
 class _Block(nn.Module):
     """Two convolutions around a bias that depends on the geometry, added to their input."""
 
@@ -64,7 +79,7 @@ class FoldedResidual(nn.Module):
         super().__init__()
         self.fold = in_plane_fold
         channels = SUB_SLICES * in_plane_fold**2
-        self.head = nn.Conv3d(channels, width, 3, padding=1)
+        self.head = _ContrastConv3d(channels, width, 3, padding=1)
         self.body = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.tail = nn.Conv3d(width, channels, 3, padding=1)
         self.geometry = nn.Sequential(
@@ -86,7 +101,7 @@ class FoldedResidual(nn.Module):
             self.body, self.geometry(geometry).chunk(len(self.body), 1), strict=True
         ):
             features = block(features, bias)
-        update: Tensor = self.tail(features + start)
+        update: Tensor = _UPDATE * self.tail(features + start)
         update = update.reshape(batch, channels, f, f, x // f, y // f, n)
         return update.permute(0, 1, 4, 2, 5, 3, 6).reshape(folded.shape)
 

@@ -39,6 +39,8 @@ class _Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
+_SMALLEST_ERROR = 0.01  # of the intensity scale: below it, a patch has nothing to learn from
+
 _Built = TypeVar("_Built", bound=_Dataclass)
 
 
@@ -184,7 +186,11 @@ class TrainingState:
         torch.manual_seed(config.seed)
         network = build_network(config.network, config.arguments).to(device)
         averaged = {name: p.detach().clone() for name, p in network.named_parameters()}
-        return cls(network, averaged, torch.optim.Adam(network.parameters(), config.learning_rate))
+        return cls(
+            network,
+            averaged,
+            torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.9, 0.99)),
+        )
 
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the current ones, faster in the first steps."""
@@ -239,11 +245,16 @@ def _restored(network: nn.Module, samples: Sequence[Sample]) -> list[Tensor]:
 
 
 def _loss(network: nn.Module, samples: Sequence[Sample]) -> Tensor:
-    """Mean absolute error in units of the intensity scale, where the patch's edges do not reach."""
-    losses = [
-        functional.l1_loss(thin[..., sample.inner], sample.thin[..., sample.inner].to(thin.device))
-        for thin, sample in zip(_restored(network, samples), samples, strict=True)
-    ]
+    """Mean absolute error relative to the linear estimate's, where the patch's edges do not reach.
+
+    So every sample counts alike, be its slices thick or thin, its contrast strong or weak.
+    """
+    losses = []
+    for thin, sample in zip(_restored(network, samples), samples, strict=True):
+        truth = sample.thin[..., sample.inner]
+        linear = restore(sample.thick[None], None, sample.operators)[0][..., sample.inner]
+        scale = functional.l1_loss(linear, truth).clamp_min(_SMALLEST_ERROR)
+        losses.append(functional.l1_loss(thin[..., sample.inner], truth.to(thin.device)) / scale)
     return torch.stack(losses).mean()
 
 
@@ -338,7 +349,7 @@ def train(
             }
             losses = []
             state.save(run_dir)
-            board.add_scalar("training/l1", entry["loss"], state.step)
+            board.add_scalar("training/relative_l1", entry["loss"], state.step)
             board.add_scalar("validation/gain_over_linear_db", entry["gain_db"], state.step)
             with (run_dir / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
