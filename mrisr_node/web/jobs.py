@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from mrisr_node.jobs.overview import SeriesOverview, count, find, overview
+from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Stage, stages_of
 from mrisr_node.records import State, StateError
 from mrisr_node.settings import Recipe, Settings
@@ -105,10 +105,8 @@ def jobs_router(settings: Settings) -> APIRouter:
     def retry_job(series_id: int) -> JobView:
         if known(series_id).state != State.FAILED:
             raise HTTPException(409, "only a series that failed can be tried again")
-        # Loaded when needed: listing series should not load what processes them.
-        recovery = importlib.import_module("mrisr_node.jobs.recovery")
         try:
-            recovery.retry(series_id)
+            retry(series_id)
         except StateError as error:
             raise HTTPException(409, "the series has moved on; look again") from error
         return _view(settings, known(series_id))

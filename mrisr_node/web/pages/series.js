@@ -93,6 +93,7 @@ function fill(row, job) {
 
   text(part('description'), name);
   text(part('origin'), origin(job));
+  received(row.querySelector('time'), job);
   text(part('state'), job.state === 'resolving' ? 'super-resolving' : job.state);
   part('state').dataset.state = job.state;
   text(part('reason'), job.reason);
@@ -116,11 +117,13 @@ function fill(row, job) {
 
 function origin(job) {
   const expected = job.expected_instances ? ` of ${job.expected_instances}` : '';
+  return `${job.instances}${expected} images${job.sender ? ` from ${job.sender}` : ''}`;
+}
+
+function received(element, job) {
   const at = new Date(job.received_at * 1000);
-  const from = job.sender ? ` from ${job.sender}` : '';
-  return `${job.instances}${expected} images${from}, ${at.toLocaleString([], {
-    dateStyle: 'medium', timeStyle: 'short',
-  })}`;
+  element.dateTime = at.toISOString();
+  text(element, at.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }));
 }
 
 function left(estimate, state) {

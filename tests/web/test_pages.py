@@ -1,0 +1,194 @@
+"""The page of series in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.jobs.stages import Stage
+from mrisr_node.records import Job, Series, State
+from mrisr_node.settings import Recipe
+from mrisr_node.web.viewer import comparison_path
+
+EVIL = "<img src=x onerror=\"document.title='owned'\"><b>T1</b>"
+
+
+@pytest.fixture(scope="module")
+def door(make_settings) -> Iterator[Door]:
+    with served(make_settings()) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, door: Door) -> Iterator[Page]:
+    """The page of series, signed in; no series yet, no error in the browser's console allowed."""
+    Series.delete().execute()
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda line: trouble.append(line.text) if line.type == "error" else None)
+    page.goto(f"{door.url}/")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Series")).to_be_visible()
+    yield page
+    assert trouble == []
+    context.close()
+
+
+def add(uid: str, state: State, description: str = "T1 axial", **job) -> Series:
+    series = Series.create(
+        series_instance_uid=uid, study_instance_uid="1.2.3", modality="MR", sender="SCANNER",
+        state=state.value, description=description, expected_instances=24,
+    )  # fmt: skip
+    if job:
+        Job.create(series=series, recipe=Recipe.NATIVE.value, **job)
+    return series
+
+
+def test_a_series_is_followed_without_a_reload(page):
+    expect(page.get_by_text("No series yet")).to_be_visible()
+    page.evaluate("window.sameDocument = true")
+    series = add("1.1", State.RECEIVING)
+    row = page.get_by_role("row", name="T1 axial")
+    expect(row).to_contain_text("receiving")
+    expect(row).to_contain_text("0 of 24 images from SCANNER")
+    assert row.get_by_role("progressbar").count() == 0
+    series.move(State.COMPLETE)
+    series.move(State.QUEUED)
+    Job.create(series=series, recipe=Recipe.NATIVE.value)
+    expect(row).to_contain_text("Waiting for its turn")
+    expect(row).to_contain_text("once it is its turn (from reference figures)")
+    series.move(State.PREPARING)
+    Job.update(stage=Stage.BRAIN.value, progress=0.5).execute()
+    expect(row).to_contain_text("Finding the brain")
+    bar = row.get_by_role("progressbar", name="Progress of T1 axial")
+    expect(bar).to_have_js_property("value", 1.5 / 7)
+    expect(row).to_contain_text(re.compile("about .* left"))
+    assert row.get_by_role("link", name="Compare").count() == 0
+    series.move(State.RESOLVING)
+    series.move(State.DELIVERING)
+    Job.update(stage=Stage.CONFIRM.value, progress=1, result_series_uid="1.9").execute()
+    series.move(State.DONE)
+    compare = row.get_by_role("link", name="Compare original and result of T1 axial")
+    expect(compare).to_have_attribute("href", comparison_path("1.2.3", "1.1", "1.9"))
+    assert page.evaluate("window.sameDocument")
+
+
+def test_a_failed_series_says_why_and_can_be_tried_again(page):
+    series = add("2.1", State.RESOLVING, stage=Stage.SUPERRESOLVE.value)
+    series.move(State.FAILED, "the slices are 9 mm apart; the network was made for 3 to 6 mm")
+    row = page.get_by_role("row", name="T1 axial")
+    expect(row).to_contain_text("the slices are 9 mm apart")
+    expect(row).to_contain_text("Stopped at: Super-resolving")
+    button = row.get_by_role("button", name="Try T1 axial again")
+    expect(button).to_be_visible()
+    skipped = add("2.2", State.SKIPPED, "scout")
+    expect(page.get_by_role("row", name="scout")).to_contain_text("skipped")
+    assert page.get_by_role("button", name="Try scout again").count() == 0
+    assert skipped.state == "skipped"
+
+
+def test_descriptions_are_text(page):
+    add("3.1", State.RECEIVING, EVIL)
+    expect(page.get_by_role("rowheader")).to_contain_text(EVIL)
+    assert page.locator("#rows img, #rows b").count() == 0
+    assert "Series" in page.title()
+
+
+def test_filter_and_pages(page):
+    for number in range(30):
+        add(f"4.{number}", State.SKIPPED if number % 3 else State.DONE, f"series {number}")
+    expect(page.get_by_text("30 series")).to_be_visible()
+    expect(page.locator("#rows tr")).to_have_count(25)
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("#rows tr")).to_have_count(5)
+    expect(page.get_by_text("26–30 of 30")).to_be_visible()
+    page.get_by_label("Show").select_option("done")
+    expect(page.get_by_text("10 series")).to_be_visible()
+    expect(page.locator("#rows tr")).to_have_count(10)
+
+
+def test_focus_stays_where_it_is(page):
+    add("5.1", State.DONE, "old", stage="confirm", result_series_uid="5.2")
+    link = page.get_by_role("row", name="old").get_by_role("link", name="Compare")
+    link.focus()
+    add("5.3", State.RECEIVING, "new")
+    expect(page.get_by_role("row", name="new")).to_be_visible()
+    expect(link).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 800, 390])
+def test_it_fits_the_screen(page, width, scheme, tmp_path):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    add("6.1", State.RECEIVING, "T2 tse tra")
+    add("6.2", State.SKIPPED, "localizer").move(State.RECEIVING)
+    add("6.3", State.RESOLVING, "T1_mprage_" + "x" * 50, stage="superresolve", progress=0.4)
+    add("6.4", State.PREPARING, "FLAIR", stage="brain").move(
+        State.FAILED, "two slices have the same position, and the images differ"
+    )
+    add("6.5", State.DONE, "T1 se tra 5mm", stage="confirm", result_series_uid="6.6")
+    expect(page.locator("#rows tr")).to_have_count(5)
+    page.screenshot(path=tmp_path / f"series-{width}-{scheme}.png")
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width
+
+
+def test_colours_can_be_read(page):
+    add("7.1", State.DONE, stage="confirm", result_series_uid="7.2")
+    add("7.3", State.FAILED)
+    add("7.4", State.QUEUED)
+    add("7.5", State.RESOLVING, stage="superresolve")
+    expect(page.locator("#rows tr")).to_have_count(4)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        # WCAG 1.4.3: 4.5 to 1 for text of this size.
+        ratios = page.evaluate(CONTRAST)
+        assert min(ratios.values()) >= 4.5, (scheme, ratios)
+
+
+def test_the_end_of_the_session_leads_to_sign_in(page):
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Password")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_label("Password")).to_be_visible()
+
+
+CONTRAST = """() => {
+  const parse = colour => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    const brush = canvas.getContext('2d');
+    brush.fillStyle = colour;
+    brush.fillRect(0, 0, 1, 1);
+    return [...brush.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255, 255];
+  };
+  const found = {};
+  for (const e of document.querySelectorAll('.state, .quiet, .button, button, a, th, footer')) {
+    if (!e.checkVisibility() || e.matches('.skip')) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    found[`${e.className || e.tagName} ${e.textContent.trim().slice(0, 20)}`] = ratio;
+  }
+  return found;
+}"""

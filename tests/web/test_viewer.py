@@ -1,0 +1,239 @@
+"""The comparison in OHIF, in a real browser: what is seen, and what moves with what."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.web.viewer import comparison_path, study_path
+
+# Drawn by the processor, on a machine that does other things too.
+PATIENCE = 150_000
+
+POSITIONS = """() => Object.fromEntries(window.cornerstone.getRenderingEngines()
+  .flatMap(engine => engine.getViewports())
+  .map(viewport => [viewport.id, viewport.getCamera().focalPoint]))"""
+
+
+@pytest.fixture(scope="module")
+def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
+    """A page that is signed in and has asked nobody but us for anything."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    strangers: list[str] = []
+    refused: list[str] = []
+
+    def watch(request) -> None:
+        parts = urlsplit(request.url)
+        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/")
+        ours = f"{parts.scheme}://{parts.netloc}" == door.url and parts.path.startswith(rooms)
+        # What a page makes for itself (blob:, data:) leaves nothing.
+        if not ours and parts.scheme in ("http", "https", "ws", "wss"):
+            strangers.append(request.url)
+
+    context.on("request", watch)
+    context.on(
+        "console",
+        lambda line: refused.append(line.text) if "Content Security" in line.text else None,
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    # As from a mail: the link leads through sign-in to what it names.
+    page.goto(f"{door.url}/viewer/app-config.js")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{door.url}/viewer/app-config.js")
+    yield page
+    context.close()
+    assert strangers == []
+    assert refused == []
+
+
+def wait_for_images(page: Page, names: list[str]) -> dict[str, np.ndarray]:
+    """Wait until each viewport shows more than black; return what is seen."""
+    page.wait_for_function(
+        """names => {
+          const ids = window.cornerstone?.getRenderingEngines()
+            .flatMap(engine => engine.getViewports()).map(viewport => viewport.id) ?? [];
+          return names.every(name => ids.includes(name));
+        }""",
+        arg=names,
+    )
+    for _ in range(120):
+        seen = {name: look(page, name) for name in names}
+        # Part of the head, not only the letters in the corners.
+        if all((pixels > 60).mean() > 0.1 for pixels in seen.values()):
+            return seen
+        page.wait_for_timeout(500)
+    pytest.fail(f"black: { {name: float((p > 60).mean()) for name, p in seen.items()} }")
+
+
+def look(page: Page, name: str) -> np.ndarray:
+    canvas = page.locator(f'[data-viewport-uid="{name}"] canvas').first
+    return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
+
+
+def scroll(page: Page, name: str, notches: int) -> None:
+    page.locator(f'[data-viewport-uid="{name}"]').first.hover()
+    for _ in range(abs(notches)):
+        page.mouse.wheel(0, 100 if notches > 0 else -100)
+        page.wait_for_timeout(200)
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> bool:
+    rows, columns = np.minimum(a.shape, b.shape)
+    a, b = a[:rows, :columns].astype(int), b[:rows, :columns].astype(int)
+    return bool((abs(a - b) > 10).mean() > 0.02)
+
+
+SIDES = ["mrisr-source", "mrisr-result"]
+
+
+def test_original_left_and_result_right_scroll_together(signed_in, door, study, tmp_path):
+    page = signed_in
+    page.goto(door.url + comparison_path(study.study, study.source_uid, study.result_uid))
+    seen = wait_for_images(page, SIDES)
+    page.screenshot(path=tmp_path / "side-by-side.png")
+    assert differ(seen["mrisr-source"], seen["mrisr-result"])
+    left, right = (page.locator(f'[data-viewport-uid="{n}"]').first.bounding_box() for n in SIDES)
+    assert left["x"] + left["width"] <= right["x"] + 5
+    expect(page.get_by_text("SR 1mm T1 axial").first).to_be_visible()
+
+    before = page.evaluate(POSITIONS)
+    assert before["mrisr-source"][2] == pytest.approx(before["mrisr-result"][2], abs=2.5)
+    # One thick slice on the left is five thin ones on the right.
+    scroll(page, "mrisr-source", 3)
+    page.wait_for_function(
+        f"old => Math.abs(({POSITIONS})()['mrisr-result'][2] - old) > 10",
+        arg=before["mrisr-result"][2],
+    )
+    after = page.evaluate(POSITIONS)
+    assert abs(after["mrisr-source"][2] - before["mrisr-source"][2]) == pytest.approx(15)
+    assert after["mrisr-source"] == pytest.approx(after["mrisr-result"], abs=0.01)
+    assert differ(seen["mrisr-result"], wait_for_images(page, SIDES)["mrisr-result"])
+
+    # And the other way: seven thin slices, at least one thick one.
+    scroll(page, "mrisr-result", -7)
+    page.wait_for_function(
+        f"old => Math.abs(({POSITIONS})()['mrisr-source'][2] - old) > 4",
+        arg=after["mrisr-source"][2],
+    )
+    last = page.evaluate(POSITIONS)
+    assert last["mrisr-source"][2] == pytest.approx(last["mrisr-result"][2], abs=2.51)
+
+
+def test_the_layout_menu_offers_the_planes(signed_in, door, study, tmp_path):
+    """Without a pinned pair, a study that holds one opens in the comparison by itself."""
+    page = signed_in
+    page.goto(door.url + study_path(study.study))
+    wait_for_images(page, SIDES)
+    page.locator('[data-cy="Layout"]').click()
+    page.locator('[data-cy="Sagittal, coronal"]').click()
+    names = [f"mrisr-{role}-{o}" for o in ("sagittal", "coronal") for role in ("source", "result")]
+    seen = wait_for_images(page, names)
+    page.screenshot(path=tmp_path / "planes.png")
+    for plane in ("sagittal", "coronal"):
+        assert differ(seen[f"mrisr-source-{plane}"], seen[f"mrisr-result-{plane}"])
+    before = page.evaluate(POSITIONS)
+    scroll(page, "mrisr-source-sagittal", 4)
+    page.wait_for_function(
+        f"old => ({POSITIONS})()['mrisr-result-sagittal'][0] !== old",
+        arg=before["mrisr-result-sagittal"][0],
+    )
+    after = page.evaluate(POSITIONS)
+    assert after["mrisr-source-sagittal"] == pytest.approx(after["mrisr-result-sagittal"], abs=0.01)
+    assert after["mrisr-source-coronal"] == before["mrisr-source-coronal"]
+
+
+def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
+    page = signed_in
+    page.goto(f"{door.url}/viewer/ext/pairing.js")
+    found = page.evaluate(
+        """async () => {
+          const { choosePair, isResult, pinned } = await import('/viewer/ext/pairing.js');
+          const series = (uid, description, type, more = {}) => ({
+            SeriesInstanceUID: uid, SeriesDescription: description, Modality: 'MR',
+            instances: [1, 2].map(n => ({ SOPInstanceUID: `${uid}.${n}`, ImageType: type,
+              FrameOfReferenceUID: 'frame', SeriesDescription: description, ...more })),
+          });
+          const from = uid => ({ SourceImageSequence: [{ ReferencedSOPInstanceUID: `${uid}.2` }] });
+          const original = ['ORIGINAL', 'PRIMARY', 'M'], derived = ['DERIVED', 'SECONDARY'];
+          const t1 = series('1', 'T1', original), t2 = series('2', 'T2', original);
+          const t1r = series('11', 'SR 1mm T1', derived, { ...from('1'), SeriesTime: '1' });
+          const t2r = series('12', 'SR 1mm T2', derived, { ...from('2'), SeriesTime: '2' });
+          const mpr = series('3', 'MPR', derived);
+          const bare = series('13', 'SR 1mm T2', 'DERIVED\\\\SECONDARY');
+          const lost = series('14', 'SR 1mm T1', derived, from('9'));
+          const uids = pair =>
+            pair && [pair.source.SeriesInstanceUID, pair.result.SeriesInstanceUID];
+          const all = [t1, t2, mpr, t1r, t2r];
+          const ask = search => uids(choosePair(all, pinned(search)));
+          return {
+            newest: uids(choosePair(all)),
+            byResult: ask('?SRseries=11'),
+            bySource: ask('?srcSeries=1&StudyInstanceUIDs=5'),
+            both: ask('?srcseries=1&srseries=12'),
+            unknown: ask('?srseries=99'),
+            noResult: uids(choosePair([t1, t2, mpr])),
+            noSource: uids(choosePair([t1r])),
+            lost: uids(choosePair([t1, t2, lost])),
+            byName: uids(choosePair([t1, t2, bare])),
+            results: all.filter(isResult).map(one => one.SeriesInstanceUID),
+          };
+        }"""
+    )
+    assert found == {
+        "newest": ["2", "12"],
+        "byResult": ["1", "11"],
+        "bySource": ["1", "11"],
+        "both": ["1", "12"],
+        "unknown": ["2", "12"],
+        "noResult": None,
+        "noSource": None,
+        "lost": None,
+        "byName": ["2", "13"],
+        "results": ["11", "12"],
+    }
+
+
+def test_files_of_the_viewer(door, ohif):
+    with door.tool() as tool:
+        for path in ("/viewer/", "/viewer/viewer?StudyInstanceUIDs=1", "/viewer/index.html"):
+            answer = tool.get(path)
+            assert 'src="/viewer/app-config.js"' in answer.text
+            assert answer.headers["cache-control"] == "no-store"
+            assert "unsafe-eval" in answer.headers["content-security-policy"]
+        config = tool.get("/viewer/app-config.js")
+        assert "mrisrSideBySide" in config.text
+        assert config.headers["cache-control"] == "no-store"
+        assert "dicomjson'" not in config.text
+        bundle = next(door.settings.ohif_dist.glob("app.bundle.*.js")).name
+        answer = tool.get(f"/viewer/{bundle}")
+        assert answer.headers["content-type"].startswith("text/javascript")
+        assert "max-age=604800" in answer.headers["cache-control"]
+        again = tool.get(f"/viewer/{bundle}", headers={"If-None-Match": answer.headers["etag"]})
+        assert again.status_code == 304
+        wasm = next(door.settings.ohif_dist.glob("*.wasm")).name
+        assert tool.get(f"/viewer/{wasm}").headers["content-type"] == "application/wasm"
+        for path in ("no-such.js", "ext/../ohif.json", "ext/%2e%2e/ohif.json", "%2e%2e/fetch.py",
+                     "ext/no-such.js", "..%2f..%2fpyproject.toml", "sw.js"):  # fmt: skip
+            assert tool.get(f"/viewer/{path}").status_code == 404
+        assert tool.get("/viewer").headers["location"] == "/viewer/"
+        assert tool.post("/viewer/").status_code == 405
+
+
+def test_a_missing_distribution_says_how_to_get_it(make_settings, tmp_path: Path):
+    settings = make_settings(ohif_dist=tmp_path / "none")
+    with served(settings) as door, door.tool() as tool:
+        answer: httpx.Response = tool.get("/viewer/viewer?StudyInstanceUIDs=1")
+        assert answer.status_code == 503
+        assert "make setup" in answer.text
