@@ -1,0 +1,123 @@
+"""What hospitals send, through a whole node: Orthanc, receiver, workers, PACS and back."""
+
+import time
+
+import pytest
+from pydicom import dcmread
+
+from mrisr_node.jobs.overview import overview
+from mrisr_node.jobs.resolve import find_series
+from mrisr_node.records import Job, Series, StageRun, State, open_records
+from mrisr_node.results.delivery import Pacs
+
+ENDED = (State.DONE, State.SKIPPED, State.FAILED)
+
+
+def _wait_for(uids, seconds=800):
+    """Wait until the series have ended and return their rows by UID."""
+    end = time.monotonic() + seconds
+    while True:
+        rows = {row.series_instance_uid: row for row in overview(limit=1000)}
+        if all(uid in rows and rows[uid].state in ENDED for uid in uids):
+            return {uid: rows[uid] for uid in uids}
+        assert time.monotonic() < end, {
+            u: (rows[u].state if u in rows else "unknown") for u in uids
+        }
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def records(node):
+    node.wait_ready()
+    open_records(node.settings.database_path)
+    return node.settings
+
+
+def _send(store, settings, folder):
+    """Send every series of a folder that Orthanc takes; say which."""
+    series = find_series(folder)
+    for paths in series.values():
+        store(*paths, port=settings.pacs_port)
+    return series
+
+
+def test_thick_slices_of_every_kind_come_back_thin(records, store, shared_data):
+    names = ("papaya_brain", "qa_decub_HFP_t1sag")
+    sent = {}
+    for name in names:
+        sent |= _send(store, records, shared_data(f"series/{name}"))
+    rows = _wait_for(sent)
+    pacs = Pacs(records)
+    for uid, row in rows.items():
+        assert (row.state, row.reason) == (State.DONE, "the result is in the PACS")
+        source = dcmread(sent[uid][0])
+        job = Job.select().join(Series).where(Series.series_instance_uid == uid).get()
+        assert pacs.count(row.study_instance_uid, row.result_series_uid) == job.result_instances
+        found = pacs._client().retrieve_series_metadata(
+            row.study_instance_uid, row.result_series_uid
+        )
+        assert found[0]["00200052"]["Value"] == [source.FrameOfReferenceUID]
+        runs = StageRun.select().where(StageRun.job == job, StageRun.finished)
+        assert all(run.peak_bytes and run.peak_bytes < 8 * 1024**3 for run in runs)
+
+
+REFUSED = (
+    "qa_canon61_enh",
+    "qa_ct_ge",
+    "qa_fmap_philips_enh",
+    "qa_mosaic_ep2d_Asc",
+    "qa_philips_enh_cl_fmap",
+    "qa_philips_enh_enh",
+    "qa_physio_spec_svs",
+    "qa_table_ge_localizer",
+    "qa_xa30i_scout_mpr",
+    "torchio_dicom",
+    "heudiconv",
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_processed_ends_with_its_reason_and_stays(records, store, shared_data):
+    sent = {}
+    for name in REFUSED:
+        sent |= _send(store, records, shared_data(f"refuse/{name}"))
+    rows = _wait_for(sent)
+    pacs = Pacs(records)
+    for uid, row in rows.items():
+        assert row.state in (State.SKIPPED, State.FAILED)
+        assert row.reason
+        assert row.result_series_uid is None
+        # The originals are where they were.
+        assert pacs.count(row.study_instance_uid, uid) == len(sent[uid])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_small_stacks_single_images_and_every_transfer_syntax_do_no_harm(
+    records, store, shared_data
+):
+    sent = _send(store, records, shared_data("series/dcm2nifti_tests"))
+    sent |= _send(store, records, shared_data("series/qa_xa30_T1_enh"))
+    rows = _wait_for(sent)
+    assert {row.state for row in rows.values()} <= {State.SKIPPED, State.FAILED}
+    assert all(row.reason for row in rows.values())
+
+
+def test_a_series_that_orthanc_never_forwarded_is_found_by_the_sweep(
+    records, store, sample_series, tmp_path
+):
+    """As after a restart of Orthanc: the series is there, and no event ever told of it."""
+    import httpx
+
+    from mrisr_node.node.sample import Acquisition, write_sample
+
+    auth = (records.orthanc_username, records.pacs_password())
+    quiet = "function OnStableSeries(a, b, c) end"
+    path = f"{records.pacs_url}/tools/execute-script"
+    answer = httpx.post(path, content=quiet, auth=auth)
+    if answer.status_code != 200:
+        pytest.skip("this Orthanc runs no scripts over its REST API")
+    few = write_sample(tmp_path, Acquisition(slices=4, matrix=64))
+    store(few.folder, port=records.pacs_port)
+    [row] = _wait_for([few.series_uid], 120).values()
+    assert row.state == State.SKIPPED
+    assert row.instances == 4

@@ -1,0 +1,235 @@
+"""The result series: conformant, in place, and the same when made again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from mrisr_node.errors import ResultError
+from mrisr_node.identity import is_own_result
+from mrisr_node.node.sample import Acquisition, Plane, write_sample
+from mrisr_node.results.mr_series import Provenance, write_mr_series
+from mrisr_node.volumes.acquisition import read_acquisition
+from mrisr_node.volumes.conversion import convert
+from mrisr_node.volumes.geometry import Volume, ras_to_lps
+
+MADE_BY = Provenance(
+    recipe="native",
+    checkpoint="test",
+    digest="ab" * 32,
+    sentence="Made by a test.",
+    parameters=("x",),
+    made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+)
+
+
+def dciodvfy(path: Path) -> list[str]:
+    """Return the lines in which dciodvfy finds errors."""
+    tool = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = subprocess.run([tool, str(path)], capture_output=True, text=True, timeout=60)
+    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
+
+
+def _thinned(volume: Volume, factor: int) -> Volume:
+    """Every slice `factor` times: the grid of a result, with values that tell their origin."""
+    affine = volume.affine.copy()
+    affine[:3, 2] /= factor
+    affine[:3, 3] -= (factor - 1) / 2 * affine[:3, 2]
+    return Volume(np.repeat(volume.data, factor, axis=2), affine)
+
+
+def _make(folder: Path, sources, **changes):
+    folder.mkdir()
+    conversion = convert(sources.paths)
+    datasets = [dcmread(path) for path in sources.paths]
+    return write_mr_series(
+        folder,
+        sources=datasets,
+        acquisition=conversion.acquisition,
+        volume=_thinned(conversion.volume, 5),
+        provenance=changes.pop("provenance", MADE_BY),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module", params=[*Plane, "oblique"])
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    oblique = request.param == "oblique"
+    acquisition = Acquisition(
+        plane=Plane.AXIAL if oblique else request.param,
+        rotation=(15, 8, -20) if oblique else (0, 0, 0),
+        slices=8,
+        matrix=48,
+    )
+    sources = write_sample(folder / "source", acquisition)
+    return sources, _make(folder / "result", sources)
+
+
+def test_dciodvfy_finds_no_error(pair):
+    _, written = pair
+    assert dciodvfy(written.paths[0]) == []
+    assert dciodvfy(written.paths[-1]) == []
+
+
+def test_a_reader_that_is_not_ours_finds_every_landmark_where_it_was(pair, tmp_path):
+    """dcm2niix reads source and result; a voxel of one lies where its copy lies in the other."""
+    import nibabel as nib
+
+    sources, written = pair
+    images = []
+    for name, paths in (("source", sources.paths), ("result", written.paths)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in paths:
+            shutil.copy(path, folder)
+        tool = Path(sys.executable).with_name("dcm2niix")
+        subprocess.run([tool, "-b", "n", "-z", "n", "-f", name, "-o", tmp_path, folder],
+                       check=True, capture_output=True)  # fmt: skip
+        images.append(nib.load(tmp_path / f"{name}.nii"))
+    source, result = images
+    brightest = np.unravel_index(np.argmax(source.get_fdata()), source.shape)
+    place = source.affine @ [*brightest, 1]
+    index = np.linalg.solve(result.affine, place)[:3]
+    nearest = np.rint(index).astype(int)
+    assert np.linalg.norm((result.affine @ [*nearest, 1])[:3] - place[:3]) < 0.05
+    assert result.get_fdata()[tuple(nearest)] == source.get_fdata()[brightest]
+
+
+def test_it_belongs_to_the_study_and_says_what_it_is(pair):
+    sources, written = pair
+    source, result = dcmread(sources.paths[0]), dcmread(written.paths[0])
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName",
+                    "EchoTime", "RepetitionTime", "MagneticFieldStrength"):  # fmt: skip
+        assert result[keyword].value == source[keyword].value
+    assert result.SeriesInstanceUID != source.SeriesInstanceUID
+    assert result.ImageType[:2] == ["DERIVED", "SECONDARY"]
+    assert result.SeriesDescription.startswith("SR 1.0mm ")
+    assert result.DerivationDescription == "Made by a test."
+    assert result.DerivationCodeSequence[0].CodeValue == "113085"
+    assert is_own_result(result)
+    assert not is_own_result(source)
+    ours, scanner = result.ContributingEquipmentSequence
+    assert ours.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert "ab" * 32 in ours.ContributionDescription
+    assert scanner.Manufacturer == source.Manufacturer
+
+
+def test_each_slice_names_the_acquired_slices_around_it(pair):
+    sources, written = pair
+    known = {d.SOPInstanceUID: d for d in map(dcmread, sources.paths)}
+    for path in written.paths[::7]:
+        result = dcmread(path)
+        here = np.array([float(v) for v in result.ImagePositionPatient])
+        assert result.SourceImageSequence
+        for item in result.SourceImageSequence:
+            assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+            there = [float(v) for v in known[item.ReferencedSOPInstanceUID].ImagePositionPatient]
+            assert np.linalg.norm(here - there) <= 5.01
+
+
+def test_windows_values_and_reading_order_are_the_source_s(pair):
+    sources, written = pair
+    ordered = sorted(map(dcmread, sources.paths), key=lambda d: int(d.InstanceNumber))
+    results = sorted(map(dcmread, written.paths), key=lambda d: int(d.InstanceNumber))
+    assert [d.InstanceNumber for d in results] == list(range(1, 41))
+    assert results[0].WindowCenter == ordered[0].WindowCenter
+    for number, result in enumerate(results):
+        assert np.array_equal(result.pixel_array, ordered[number // 5].pixel_array)
+        assert result.SmallestImagePixelValue == result.pixel_array.min()
+        assert result.LargestImagePixelValue == result.pixel_array.max()
+
+
+def test_a_repeat_gives_the_same_bytes_and_other_weights_other_uids(tmp_path):
+    from dataclasses import replace
+
+    sources = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
+    first, again = (_make(tmp_path / name, sources) for name in ("a", "b"))
+    for one, two in zip(first.paths, again.paths, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    other = _make(tmp_path / "c", sources, provenance=replace(MADE_BY, digest="cd" * 32))
+    assert other.series_instance_uid != first.series_instance_uid
+
+
+def test_rescale_and_negative_values_survive(tmp_path):
+    sources = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
+    for path in sources.paths:
+        dataset = dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = "0.5", "-10"
+        dataset.save_as(path)
+    written = _make(tmp_path / "r", sources)
+    result = dcmread(written.paths[0])
+    assert (float(result.RescaleSlope), float(result.RescaleIntercept)) == (0.5, -10.0)
+    assert result.pixel_array.max() == max(
+        dcmread(p).pixel_array.max() for p in sources.paths if _same_place(p, result)
+    )
+
+
+def _same_place(path, result) -> bool:
+    position = np.array([float(v) for v in dcmread(path).ImagePositionPatient])
+    here = np.array([float(v) for v in result.ImagePositionPatient])
+    return bool(np.linalg.norm(position - here) < 2.5)
+
+
+def test_another_space_gets_a_frame_of_reference_of_its_own(tmp_path):
+    sources = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
+    conversion = convert(sources.paths)
+    unit = Volume(conversion.volume.data / np.float32(1000), conversion.volume.affine)
+    (tmp_path / "r").mkdir()
+    written = write_mr_series(
+        tmp_path / "r",
+        sources=[dcmread(path) for path in sources.paths],
+        acquisition=conversion.acquisition,
+        volume=unit,
+        provenance=MADE_BY,
+        in_source_space=False,
+    )
+    result = dcmread(written.paths[0])
+    assert result.FrameOfReferenceUID != dcmread(sources.paths[0]).FrameOfReferenceUID
+    assert " MNI " in result.SeriesDescription
+    assert dciodvfy(written.paths[0]) == []
+
+
+def test_an_enhanced_source_gives_a_conformant_classic_result(tmp_path, shared_data):
+    [path] = [p for p in shared_data("series/qa_xa30_T1_enh").rglob("*") if p.is_file()]
+    dataset = dcmread(path)
+    conversion = convert([path])
+    written = write_mr_series(
+        tmp_path,
+        sources=[dataset],
+        acquisition=conversion.acquisition,
+        volume=conversion.volume,
+        provenance=MADE_BY,
+    )
+    result = dcmread(written.paths[40])
+    assert dciodvfy(written.paths[40]) == []
+    assert result.EchoTime is not None
+    assert result.SourceImageSequence[0].ReferencedFrameNumber
+    lps = ras_to_lps(conversion.volume.affine)
+    position = [float(v) for v in result.ImagePositionPatient]
+    index = np.linalg.solve(lps, [*position, 1])[:3]
+    assert np.allclose(index, np.rint(index), atol=1e-3)
+    frame = dataset.pixel_array[conversion.acquisition.slices[round(index[2])].frame - 1]
+    assert np.array_equal(result.pixel_array, frame)
+
+
+def test_a_source_without_frame_of_reference_is_an_error(tmp_path):
+    sources = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
+    datasets = [dcmread(path) for path in sources.paths]
+    for dataset in datasets:
+        del dataset.FrameOfReferenceUID
+    acquisition = read_acquisition(datasets)
+    with pytest.raises(ResultError, match="FrameOfReferenceUID"):
+        write_mr_series(
+            tmp_path,
+            sources=datasets,
+            acquisition=acquisition,
+            volume=convert(sources.paths).volume,
+            provenance=MADE_BY,
+        )
