@@ -123,8 +123,13 @@ def serve() -> None:
     import uvicorn
 
     from mrisr_node.web.app import create_app
+    from mrisr_node.web.auth import ensure_admin
 
     settings = _service()
+    # Where no supervisor has made the first user: in a container, say.
+    if password := ensure_admin(settings):
+        sys.stdout.write(f"user admin, password {password} (shown only this once)\n")
+        sys.stdout.flush()
     uvicorn.run(
         create_app(settings),
         host=settings.web_host,
