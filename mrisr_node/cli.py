@@ -136,7 +136,31 @@ def serve() -> None:
         port=settings.web_port,
         log_level="warning",
         server_header=False,
+        # A download that hangs must not hold up the end.
+        timeout_graceful_shutdown=5,
     )
+
+
+@_command
+def token(
+    name: Annotated[str, typer.Argument(help="what the token is for, e.g. slicer")],
+    user: Annotated[str, typer.Option(help="who the tool acts for")] = "admin",
+    days: Annotated[float | None, typer.Option(help="how long it is valid; none: for ever")] = None,
+) -> None:
+    """Make a bearer token for a tool that uses the API or DICOMweb."""
+    from mrisr_node.web.auth import create_token
+
+    _service()
+    sys.stdout.write(create_token(user, name, days) + "\n")
+
+
+@_command
+def password(user: Annotated[str, typer.Argument(help="whose password is forgotten")]) -> None:
+    """Give a user a new password, and end what they are signed in to."""
+    from mrisr_node.web.auth import set_password
+
+    _service()
+    sys.stdout.write(set_password(user) + "\n")
 
 
 @_command
