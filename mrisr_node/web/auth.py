@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from mrisr_node.errors import NodeError
 from mrisr_node.records import ApiToken, User, WebSession, open_records, transaction
 from mrisr_node.settings import Settings
 
@@ -68,7 +69,7 @@ def set_password(username: str, password: str | None = None) -> str:
 
     Raises
     ------
-    LookupError
+    NodeError
         There is no such user.
     """
     password = password or secrets.token_urlsafe(12)
@@ -85,7 +86,7 @@ def create_token(username: str, name: str, days: float | None = None) -> str:
 
     Raises
     ------
-    LookupError
+    NodeError
         There is no such user.
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -139,7 +140,7 @@ def _holder(
 def _user(username: str) -> User:
     user = User.get_or_none(User.username == username)
     if user is None:
-        raise LookupError(f"there is no user {username}")
+        raise NodeError(f"there is no user {username}")
     return user
 
 

@@ -6,8 +6,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from typer.testing import CliRunner
 from web_door import PASSWORD, Door, served
 
+from mrisr_node.cli import app
+from mrisr_node.errors import NodeError
 from mrisr_node.records import ApiToken, User, WebSession, open_records
 from mrisr_node.settings import Settings, load_settings
 from mrisr_node.web import auth
@@ -104,7 +107,7 @@ def test_a_new_password_ends_all_sessions(own):
     with own.browser() as client:
         auth.set_password("admin")
         assert client.get("/api/jobs").status_code == 401
-    with pytest.raises(LookupError):
+    with pytest.raises(NodeError, match="no user"):
         auth.set_password("nobody")
 
 
@@ -166,3 +169,16 @@ def test_passwords_of_two_nodes_differ(tmp_path):
     settings: list[Settings] = [load_settings(data_dir=tmp_path / name) for name in "ab"]
     assert len({auth.ensure_admin(one) for one in settings}) == 2
     open_records(settings[0].database_path)
+
+
+def test_tokens_and_passwords_from_the_command_line(own, monkeypatch):
+    monkeypatch.setenv("MRISR_DATA_DIR", str(own.settings.data_dir))
+    run = CliRunner().invoke
+    made = run(app, ["token", "slicer", "--days", "30"])
+    with own.client(Authorization=f"Bearer {made.stdout.strip()}") as client:
+        assert client.get("/api/jobs").status_code == 200
+    fresh = run(app, ["password", "admin"]).stdout.strip()
+    with own.client(Origin=own.url) as client:
+        assert client.post("/sign-in", data=RIGHT).status_code == 401
+        assert client.post("/sign-in", data={**RIGHT, "password": fresh}).status_code == 303
+    assert run(app, ["password", "nobody"]).exit_code == 1
