@@ -97,6 +97,7 @@ def test_store(dicomweb):
 
 def test_compressed_frames_are_not_transcoded(dicomweb, door):
     image = small_series()[0]
+    pixels = image.PixelData
     image.compress(RLELossless)
     dicomweb.store_instances([image])
     path = "/".join(
@@ -110,6 +111,9 @@ def test_compressed_frames_are_not_transcoded(dicomweb, door):
             answer = tool.get(path, headers={"Accept": accept})
             assert answer.status_code == 200
             assert stored in answer.content
+        # Unless the client says that it wants them decoded.
+        plain = 'multipart/related; type="application/octet-stream"'
+        assert pixels in tool.get(path, headers={"Accept": plain}).content
 
 
 def test_store_refuses_what_is_no_dicom(door):

@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
 
+from mrisr_node.records import WebSession
 from mrisr_node.web.viewer import comparison_path, study_path
 
 # Drawn by the processor, on a machine that does other things too.
@@ -152,6 +153,20 @@ def test_the_layout_menu_offers_the_planes(signed_in, door, study, tmp_path):
     after = page.evaluate(POSITIONS)
     assert after["mrisr-source-sagittal"] == pytest.approx(after["mrisr-result-sagittal"], abs=0.01)
     assert after["mrisr-source-coronal"] == before["mrisr-source-coronal"]
+
+
+def test_the_study_list_and_the_end_of_a_session(signed_in, door, study):
+    page = signed_in
+    page.goto(f"{door.url}/viewer/")
+    expect(page.get_by_text("Colin").first).to_be_visible()
+    WebSession.delete().execute()
+    # Asking for a study inside the page is refused; the page leads to sign-in by itself.
+    page.get_by_text("Colin").first.dblclick()
+    page.wait_for_url("**/sign-in?next=*")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/viewer/*")
 
 
 def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
