@@ -43,6 +43,10 @@ class Reconciler:
         )
         self._asked: dict[str, tuple[int, float]] = {}
 
+    def close(self) -> None:
+        """Close the connections to the PACS."""
+        self._http.close()
+
     def expected_instances(self, study: str, series: str) -> int | None:
         """Return how many instances of a series the PACS shows (QIDO-RS), or None if unknown."""
         try:

@@ -38,6 +38,7 @@ class Rounds:
                 self.round()
             except Exception:  # noqa: BLE001 - the rounds must go on
                 _log.exception("a round failed")
+        self._reconciler.close()
 
     def round(self) -> None:
         """Make one round."""

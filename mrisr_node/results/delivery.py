@@ -7,6 +7,7 @@ since an answer of success is only a promise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class Pacs:
             The PACS cannot be asked.
         """
         try:
-            found = self._client().search_for_instances(study_instance_uid, series_instance_uid)
+            with self._client() as client:
+                found = client.search_for_instances(study_instance_uid, series_instance_uid)
         except (requests.RequestException, OSError) as error:
             raise DeliveryError(f"the PACS cannot be asked: {_short(error)}") from error
         return len(found)
@@ -73,23 +75,24 @@ class Pacs:
         if found != expected:
             raise DeliveryError(f"the PACS shows {found} of {expected} instances that it accepted")
 
-    def _client(self) -> DICOMwebClient:
-        session = _Session()
-        session.auth = (self._settings.orthanc_username, self._settings.pacs_password())
-        # Proxies of the environment are for the internet, not for the PACS.
-        session.trust_env = False
-        return DICOMwebClient(url=f"{self._settings.pacs_url}/dicom-web", session=session)
+    @contextmanager
+    def _client(self) -> Iterator[DICOMwebClient]:
+        with _Session() as session:
+            session.auth = (self._settings.orthanc_username, self._settings.pacs_password())
+            # Proxies of the environment are for the internet, not for the PACS.
+            session.trust_env = False
+            yield DICOMwebClient(url=f"{self._settings.pacs_url}/dicom-web", session=session)
 
     def _stow(self, paths: Sequence[Path]) -> Iterator[int]:
-        client = self._client()
-        for start in range(0, len(paths), _BATCH):
-            batch = [dcmread(path) for path in paths[start : start + _BATCH]]
-            try:
-                answer = client.store_instances(batch)
-            except (requests.RequestException, OSError) as error:
-                raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
-            _check_stow(answer, len(batch))
-            yield start + len(batch)
+        with self._client() as client:
+            for start in range(0, len(paths), _BATCH):
+                batch = [dcmread(path) for path in paths[start : start + _BATCH]]
+                try:
+                    answer = client.store_instances(batch)
+                except (requests.RequestException, OSError) as error:
+                    raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
+                _check_stow(answer, len(batch))
+                yield start + len(batch)
 
     def _c_store(self, paths: Sequence[Path]) -> Iterator[int]:
         settings = self._settings

@@ -78,8 +78,8 @@ def test_small_stacks_of_every_vendor_are_refused_but_the_one_that_is_a_volume(s
         try:
             select(_headers(paths), RULES)
             chosen.append(paths[0].parent.parent.parent.name)
-        except (NotEligible, SeriesError) as error:
-            assert str(error)
+        except (NotEligible, SeriesError):
+            continue
     assert chosen == ["hyperfine"]
 
 

@@ -108,4 +108,5 @@ def test_killed_in_every_stage_and_sent_back_by_the_pacs(
     assert "result of this node" in returned.reason
     pacs = Pacs(settings)
     assert pacs.count(sample_series.study_uid, job.result_series_uid) == job.result_instances
-    assert len(pacs._client().search_for_series(sample_series.study_uid)) == 2
+    with pacs._client() as client:
+        assert len(client.search_for_series(sample_series.study_uid)) == 2

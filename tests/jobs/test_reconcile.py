@@ -1,0 +1,87 @@
+"""What Orthanc's event lost is found again."""
+
+import threading
+import time
+
+import pytest
+
+from mrisr_node.intake.receiver import Receiver
+from mrisr_node.jobs.reconcile import Reconciler
+from mrisr_node.jobs.rounds import Rounds
+from mrisr_node.node.orthanc import OrthancProcess
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Instance, Job, Series, State, open_records
+from mrisr_node.results.delivery import Pacs
+
+
+def _wait(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, [(s.state, s.reason) for s in Series.select()]
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def few(tmp_path):
+    return write_sample(tmp_path / "few", Acquisition(slices=4, matrix=64))
+
+
+def test_a_series_stored_while_the_receiver_was_down_arrives_later(
+    needs_orthanc, make_settings, few, store
+):
+    settings = make_settings(reconcile_seconds=1.0, quiet_seconds=2.0, minimum_free_bytes=0)
+    open_records(settings.database_path)
+    # The event comes after a second, and the forwarding fails: nobody listens.
+    with OrthancProcess(settings) as orthanc:
+        orthanc.wait_ready()
+        store(few.folder, port=settings.pacs_port)
+        time.sleep(3)
+    # And after a restart the event never comes again.
+    with OrthancProcess(settings) as orthanc:
+        orthanc.wait_ready()
+        receiver, stop = Receiver(settings), threading.Event()
+        receiver.start()
+        rounds = threading.Thread(target=Rounds(settings).run, args=(stop,))
+        rounds.start()
+        try:
+            _wait(lambda: Series.select().where(Series.state == State.SKIPPED.value).exists())
+        finally:
+            stop.set()
+            rounds.join()
+            receiver.stop()
+    series = Series.get()
+    assert series.series_instance_uid == few.series_uid
+    assert Instance.select().where(Instance.series == series).count() == 4
+    assert "4 slices" in series.reason
+
+
+def test_what_is_no_mr_image_is_listed_once_with_its_reason_and_not_fetched(
+    orthanc, make_settings, store, shared_data
+):
+    settings = orthanc.settings
+    orthanc.wait_ready()
+    open_records(settings.database_path)
+    store(shared_data("refuse/qa_ct_ge"), port=settings.pacs_port)
+    reconciler = Reconciler(settings)
+
+    def listed():
+        reconciler.sweep()
+        return [s for s in Series.select() if s.modality == "CT"]
+
+    _wait(listed)
+    [series] = listed()
+    reconciler.close()
+    assert series.state == State.SKIPPED
+    assert "modality CT" in series.reason
+    assert Instance.select().where(Instance.series == series).count() == 0
+    assert not Job.select().where(Job.series == series).exists()
+    assert Pacs(settings).count(series.study_instance_uid, series.series_instance_uid) == 3
+
+
+def test_an_unreachable_pacs_is_no_reason_to_stop(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    reconciler = Reconciler(settings)
+    assert reconciler.sweep() == 0
+    assert reconciler.expected_instances("1.2", "1.3") is None
+    reconciler.close()

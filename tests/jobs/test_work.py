@@ -1,0 +1,199 @@
+"""Taking, failing, waiting, retrying: jobs against the records, delivery against a real PACS."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+from pydicom import dcmread
+
+from mrisr_node.errors import SeriesError
+from mrisr_node.jobs import pipeline
+from mrisr_node.jobs.estimates import time_left
+from mrisr_node.jobs.overview import find
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import recover, retry
+from mrisr_node.jobs.stages import Queue, Stage
+from mrisr_node.jobs.work import Worker
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Job, Series, StageRun, State, StateError, open_records
+from mrisr_node.results.delivery import Pacs
+from mrisr_node.results.mr_series import Provenance, write_mr_series
+from mrisr_node.settings import Delivery
+from mrisr_node.volumes.conversion import convert
+
+
+@pytest.fixture
+def settings(make_settings):
+    made = make_settings(minimum_free_bytes=0, maximum_attempts=2, delivery_first_delay=0.1)
+    open_records(made.database_path)
+    return made
+
+
+@pytest.fixture
+def job(settings):
+    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
+    series.move(State.COMPLETE)
+    series.move(State.QUEUED)
+    return Job.create(series=series, recipe="native", voxels=1000)
+
+
+def _series(job):
+    return Series.get_by_id(job.series_id)
+
+
+def _only(monkeypatch, stage, work):
+    monkeypatch.setitem(pipeline._STAGES, stage, work)
+
+
+def test_a_job_is_taken_by_one_worker_only(settings, job):
+    first, second = Worker(settings), Worker(settings)
+    assert first._take(Queue.CPU, job.id) is not None
+    assert second._take(Queue.CPU, job.id) is None
+    assert first._take(Queue.GPU, job.id) is None
+
+
+def test_a_series_error_ends_the_job_with_its_reason(settings, job, monkeypatch):
+    def refuse(_):
+        raise SeriesError("the slices are of cheese")
+
+    _only(monkeypatch, Stage.CONVERT, refuse)
+    Worker(settings).advance(Queue.CPU, job.id)
+    series = _series(job)
+    assert (series.state, series.reason) == (State.FAILED, "convert: the slices are of cheese")
+    assert Job.get_by_id(job.id).lease_owner is None
+
+
+def test_an_unexpected_error_is_tried_again_and_then_ends_visibly(settings, job, monkeypatch):
+    def stumble(_):
+        raise RuntimeError("out of tea")
+
+    _only(monkeypatch, Stage.CONVERT, stumble)
+    worker = Worker(settings)
+    for _ in range(2):
+        assert _series(job).state != State.FAILED
+        worker.advance(Queue.CPU, job.id)
+        Job.update(not_before=0).execute()
+    assert "RuntimeError: out of tea (tried 2 times)" in _series(job).reason
+
+
+def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(settings, job):
+    for _ in range(2):
+        # What a killed worker leaves: an attempt counted, a lease of a process that is gone.
+        Job.update(attempts=Job.attempts + 1, lease_owner=f"{_host()}:999999:dead",
+                   lease_until=time.time() + 60).execute()  # fmt: skip
+        assert recover(Queues(settings)) <= 1
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert "died 2 times" in _series(job).reason
+
+
+def _host():
+    import socket
+
+    return socket.gethostname()
+
+
+def test_recovery_wakes_what_nobody_holds_once(settings, job):
+    queues = Queues(settings)
+    assert recover(queues) == 1
+    assert queues.waiting(Queue.CPU) == {job.id}
+    assert recover(queues) == 0
+    Job.update(lease_owner="elsewhere:1:x", lease_until=time.time() + 60).execute()
+    assert recover(queues) == 0
+
+
+def test_a_failed_series_can_be_tried_again_and_others_cannot(settings, job):
+    with pytest.raises(StateError):
+        retry(job.series_id)
+    _series(job).move(State.FAILED, "no luck")
+    retry(job.series_id)
+    assert _series(job).state == State.QUEUED
+    assert Job.select().count() == 2
+    assert Worker(settings)._take(Queue.CPU, job.id) is None
+
+
+def test_estimates_learn_from_this_machine(settings, job):
+    assert time_left(job).basis == "reference"
+    for stage in Stage:
+        StageRun.create(job=job, stage=stage.value, started_at=0, seconds=10, voxels=500,
+                        finished=True)  # fmt: skip
+    left = time_left(job)
+    assert left.basis == "history"
+    # Seven stages of the native recipe, a volume twice the size of those before.
+    assert left.seconds == pytest.approx(7 * 20)
+    assert find(job.series_id).time_left == left
+
+
+@pytest.fixture
+def written(settings, job, tmp_path):
+    """A job whose result is written and not yet delivered."""
+    sample = write_sample(tmp_path, Acquisition(slices=8, matrix=32))
+    conversion = convert(sample.paths)
+    folder = settings.work_dir / str(job.id) / "result"
+    folder.mkdir(parents=True)
+    result = write_mr_series(
+        folder,
+        sources=[dcmread(path) for path in sample.paths],
+        acquisition=conversion.acquisition,
+        volume=conversion.volume,
+        provenance=Provenance("native", "t", "0" * 64, "Test.", (), datetime.now(UTC)),
+    )
+    (folder.parent / "result.json").write_text(
+        json.dumps(
+            {
+                "study_instance_uid": result.study_instance_uid,
+                "series_instance_uid": result.series_instance_uid,
+                "instances": len(result.paths),
+            }
+        )
+    )
+    Job.update(stage=Stage.STORE.value).execute()
+    for state in (State.PREPARING, State.RESOLVING, State.DELIVERING):
+        _series(job).move(state)
+    return result
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("delivery", list(Delivery))
+def test_delivery_waits_for_the_pacs_and_then_completes(settings, job, written, orthanc, delivery):
+    # The PACS is down: nothing listens on these ports.
+    Worker(settings.model_copy(update={"delivery": delivery})).advance(Queue.DELIVERY, job.id)
+    waiting = Job.get_by_id(job.id)
+    assert waiting.not_before > time.time() - 1
+    assert _series(job).state == State.DELIVERING
+    assert "next try" in _series(job).reason
+
+    orthanc.wait_ready()
+    there = orthanc.settings
+    reachable = settings.model_copy(
+        update={
+            "delivery": delivery,
+            "orthanc_http_port": there.orthanc_http_port,
+            "orthanc_password": there.pacs_password(),
+            "pacs_port": there.pacs_port,
+        }
+    )
+    Job.update(not_before=0).execute()
+    Worker(reachable).advance(Queue.DELIVERY, job.id)
+    assert _series(job).state == State.DONE
+    count = Pacs(reachable).count(written.study_instance_uid, written.series_instance_uid)
+    assert count == len(written.paths)
+
+
+def test_a_wrong_password_is_named_and_given_up_after_the_tries(settings, job, written, orthanc):
+    orthanc.wait_ready()
+    wrong = settings.model_copy(
+        update={
+            "orthanc_http_port": orthanc.settings.orthanc_http_port,
+            "orthanc_password": "wrong",
+            "delivery_attempts": 2,
+        }
+    )
+    for _ in range(2):
+        Job.update(not_before=0).execute()
+        Worker(wrong).advance(Queue.DELIVERY, job.id)
+    series = _series(job)
+    assert series.state == State.FAILED
+    assert "HTTP 401" in series.reason
+    assert "tried 2 times" in series.reason
