@@ -280,7 +280,8 @@ def _usable_by_orthanc(folder: Path) -> bool:
 def _let_through(folder: Path) -> None:
     """Let Orthanc's user pass through a private folder of ours, without seeing what is in it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-    if os.geteuid() == 0 and folder.owner() == "root" and folder.group() == "root":
+    private = not folder.stat().st_mode & 0o001
+    if os.geteuid() == 0 and private and folder.owner() == folder.group() == "root":
         shutil.chown(folder, group=_USER)
         folder.chmod(0o710)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -66,6 +67,10 @@ class _Child:
         return self.process is not None and self.process.poll() is None
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
     """Return this process's environment with every setting in it, so that children see the same."""
     environment = dict(os.environ)
@@ -94,13 +99,13 @@ class Node:
         Of the user ``admin``, if this start made it; it can be read nowhere later.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None] = print) -> None:
+    def __init__(self, settings: Settings, say: Callable[[str], None] = _print) -> None:
         self.settings = settings
         self.admin_password: str | None = None
         self._say = say
         self._orthanc = None if settings.orthanc_url else OrthancProcess(settings)
         self._children: list[_Child] = []
-        self._error: NodeError | None = None
+        self._error: Exception | None = None
         self._started = threading.Event()
         self._stopping = threading.Event()
         self._lock: IO[str] | None = None
@@ -172,8 +177,10 @@ class Node:
                 time.sleep(0.2)
 
     def wait(self) -> None:
-        """Wait until another thread stops the node."""
+        """Wait until the node is stopped, or cannot go on: then its error is raised."""
         self._stopping.wait()
+        if self._error:
+            raise self._error
 
     def stop(self) -> None:
         """End every process: the front door and the workers first, the PACS last."""
@@ -191,9 +198,10 @@ class Node:
             while not self._stopping.wait(0.2):
                 for child in self._children:
                     self._mend(child)
-        except NodeError as error:
+        except (NodeError, OSError) as error:
             self._error = error
         finally:
+            self._stopping.set()
             self._stop_all()
             self._started.set()
 
@@ -212,7 +220,7 @@ class Node:
         for name, arguments in _COMMANDS.items():
             command = [sys.executable, "-m", "mrisr_node.cli", *arguments]
             log = self.settings.data_dir / "logs" / f"{name}.log"
-            self._start(_Child(name, lambda c=command, p=log: _spawn(c, environment, p)))  # type: ignore[misc]
+            self._start(_Child(name, partial(_spawn, command, environment, log)))
 
     def _start(self, child: _Child) -> None:
         if child not in self._children:
@@ -302,7 +310,7 @@ class Node:
         return bool(status and status.Status == 0x0000)
 
 
-def up(settings: Settings, say: Callable[[str], None] = print) -> int:
+def up(settings: Settings, say: Callable[[str], None] = _print) -> int:
     """Run the node until Ctrl-C or a request to end; return the exit status."""
     try:
         with stop_on_signals(), Node(settings, say) as node:

@@ -114,3 +114,16 @@ def test_a_taken_port_is_named(make_settings: Callable[..., Settings], name: str
     ):
         pass
     assert not is_running(settings.data_dir)
+
+
+def test_a_node_that_cannot_start_says_why_and_leaves_nothing(
+    needs_orthanc: None, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "forward.lua").write_text("")
+    (tmp_path / "orthanc.json").write_text('{"HttpPort": "not a number"}')
+    settings = make_settings(orthanc_config=tmp_path)
+    node = Node(settings)
+    with pytest.raises(SettingsError, match="ended at start"), node:
+        pass
+    assert node.processes == {}
+    assert not is_running(settings.data_dir)
