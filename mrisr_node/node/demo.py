@@ -247,8 +247,9 @@ def _display(console: Console) -> Iterator[Any]:
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-               TextColumn("{task.fields[left]}"))  # fmt: skip
+    # A scanner's description may look like markup.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[left]}", markup=False))  # fmt: skip
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
