@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 # The modality under which Orthanc's configuration names our receiver.
 _MODALITY = "mrisr"
 _LONGEST_DELAY = 3600.0
+# After so many vain requests the series is shown as failed; it is still asked for.
+_PATIENCE = 3
 
 
 class Reconciler:
@@ -82,14 +84,17 @@ class Reconciler:
         known = Series.get_or_none(Series.series_instance_uid == uid)
         if known is not None:
             here = Instance.select().where(Instance.series == known).count()
-            if here >= there or here == 0 or State(known.state) in (State.RECEIVING, *ACTIVE):
+            state = State(known.state)
+            if here >= there or state in (State.RECEIVING, *ACTIVE):
+                return False
+            if here == 0 and state is State.SKIPPED:
                 return False
         else:
             reason = self._unsuitable(found)
             if reason is not None:
-                self._note_skipped(found, reason)
+                self._note(found, State.SKIPPED, reason)
                 return False
-        return self._ask(found["ID"])
+        return self._ask(found, known is None)
 
     def _ours(self, series_instance_uid: str) -> bool:
         return bool(Job.select().where(Job.result_series_uid == series_instance_uid).exists())
@@ -106,8 +111,8 @@ class Reconciler:
             str(tags.get("ImageType", "")).split("\\"),
         )
 
-    def _note_skipped(self, found: dict[str, Any], reason: str) -> None:
-        """Show a series that stays in the PACS untouched, with the reason."""
+    def _note(self, found: dict[str, Any], state: State, reason: str) -> None:
+        """Show a series that is in the PACS alone, with the reason."""
         study = self._get(f"/studies/{found['ParentStudy']}")["MainDicomTags"]
         tags = found["MainDicomTags"]
         with records.transaction():
@@ -119,17 +124,22 @@ class Reconciler:
                 sender=self._settings.pacs_ae_title,
             )
             series.move(State.COMPLETE, "in the PACS, not sent to the node")
-            series.move(State.SKIPPED, reason)
+            series.move(state, reason)
 
-    def _ask(self, orthanc_id: str) -> bool:
+    def _ask(self, found: dict[str, Any], unknown: bool) -> bool:
         """Have Orthanc send a series, ever less often where that does not help."""
+        orthanc_id = found["ID"]
         tries, not_before = self._asked.get(orthanc_id, (0, 0.0))
         now = self._clock()
         if now < not_before:
             return False
+        if unknown and tries == _PATIENCE:
+            reason = f"the PACS was asked {tries} times to send the series, and nothing arrived"
+            self._note(found, State.FAILED, f"{reason}; its log says why")
         delay = min(self._settings.reconcile_seconds * 2**tries, _LONGEST_DELAY)
         self._asked[orthanc_id] = (tries + 1, now + delay)
-        body = {"Resources": [orthanc_id], "Asynchronous": True, "Permissive": False}
+        # Permissive: one instance of a class that is not accepted must not keep the others back.
+        body = {"Resources": [orthanc_id], "Asynchronous": True, "Permissive": True}
         answer = self._http.post(f"/modalities/{_MODALITY}/store", json=body)
         answer.raise_for_status()
         _log.info("the PACS was asked to send a series that never arrived whole")
