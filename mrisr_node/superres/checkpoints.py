@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mrisr_node.errors import CheckpointError, OutOfRange
@@ -95,10 +95,9 @@ class Card:
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], card: Card) -> Card:
     """Write weights and card; the card is returned with the weights' digest in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / _WEIGHTS
-    )
-    digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
+    content = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
+    (folder / _WEIGHTS).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
     card = dataclasses.replace(card, weights_sha256=digest)
     card.save(folder)
     return card
