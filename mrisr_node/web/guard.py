@@ -86,10 +86,8 @@ class Guard:
 
     async def _person(self, request: Request) -> auth.Person | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme:
-            # Whoever names credentials means them: a wrong token is never saved by a cookie.
-            if scheme.lower() != "bearer" or not token.strip():
-                return None
+        # Other schemes are for a proxy in front. A wrong token is never saved by a cookie.
+        if scheme.lower() == "bearer":
             return await run_in_threadpool(auth.of_token, token.strip())
         value = request.cookies.get(cookie_name(self._settings))
         return await run_in_threadpool(auth.of_session, value) if value else None

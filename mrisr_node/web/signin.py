@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from urllib.parse import parse_qs
 
@@ -19,6 +20,8 @@ from mrisr_node.web.problems import problem
 __all__ = ["sign_in_router"]
 
 _LONGEST_FORM = 8192
+
+_log = logging.getLogger(__name__)
 
 
 def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
@@ -54,6 +57,8 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
             return answer
         session = await run_in_threadpool(auth.sign_in, settings, username, password)
         if session is None:
+            # Not the name: people type passwords into the wrong field.
+            _log.warning("sign-in refused, from %s", peer)
             return page(request, wanted, error="The name or the password is wrong.", status=401)
         per_name.forgive(f"{peer} {username}")
         per_peer.forgive(peer)

@@ -16,7 +16,6 @@ from mrisr_node.settings import Settings
 __all__ = ["Viewer", "comparison_path", "comparison_url", "study_path"]
 
 _MODE = "/viewer/viewer"
-_PROTOCOL = "mrisrSideBySide"
 _MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer missing</title>
 <link rel="stylesheet" href="/pages/style.css"><main class="card"><h1>The viewer is missing</h1>
 <p>OHIF has not been fetched yet. In the checkout of this node run <code>make setup</code>, or
@@ -34,9 +33,10 @@ _TYPES = {
 
 def comparison_path(study_uid: str, source_series_uid: str, result_series_uid: str) -> str:
     """Return the address, on this server, of original and result side by side."""
+    # Without a hangingProtocolId: OHIF would obey it even when the result has been deleted, and
+    # show two black viewports. Our extension finds the pair by itself, and these two pin it.
     query = {
         "StudyInstanceUIDs": study_uid,
-        "hangingProtocolId": _PROTOCOL,
         "srcseries": source_series_uid,
         "srseries": result_series_uid,
     }

@@ -111,7 +111,6 @@ def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):
         "StudyInstanceUIDs": ["1.2.3"],
         "srcseries": ["3.3"],
         "srseries": ["3.4"],
-        "hangingProtocolId": ["mrisrSideBySide"],
     }
 
 

@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+import requests
+from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
+from web_samples import make_study
 
 from mrisr_node.records import WebSession
 from mrisr_node.web.viewer import comparison_path, study_path
@@ -153,6 +156,20 @@ def test_the_layout_menu_offers_the_planes(signed_in, door, study, tmp_path):
     after = page.evaluate(POSITIONS)
     assert after["mrisr-source-sagittal"] == pytest.approx(after["mrisr-result-sagittal"], abs=0.01)
     assert after["mrisr-source-coronal"] == before["mrisr-source-coronal"]
+
+
+def test_a_result_that_was_deleted_leaves_the_original(signed_in, door):
+    sample = make_study("on its own")
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {door.token}"
+    with session:
+        DICOMwebClient(f"{door.url}/dicom-web", session=session).store_instances(sample.source)
+    page = signed_in
+    page.goto(door.url + comparison_path(sample.study, sample.source_uid, sample.result_uid))
+    page.wait_for_function(
+        "() => window.cornerstone?.getRenderingEngines()[0]?.getViewports().length === 1"
+    )
+    expect(page.locator('[data-cy="viewport-pane"]').get_by_text("on its own")).to_be_visible()
 
 
 def test_the_study_list_and_the_end_of_a_session(signed_in, door, study):
