@@ -1,0 +1,116 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from mrisr_node.intake.receiver import Receiver
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Instance, Series, State, open_records
+from mrisr_node.volumes.registration import load_template
+
+TOOL = Path(sys.executable).with_name("mrisr-node")
+
+
+def _run(*arguments, timeout=900, **environment):
+    return subprocess.run(
+        [TOOL, *map(str, arguments)],
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+        capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def test_help_names_every_command():
+    text = _run("--help").stdout
+    for command in ("up", "receive", "work", "serve", "send", "jobs", "resolve", "train",
+                    "evaluate", "doctor", "demo"):  # fmt: skip
+        assert f"│ {command} " in text
+
+
+def test_resolve_makes_the_research_volume_and_says_what_it_skipped(tmp_path):
+    source = tmp_path / "in"
+    whole = write_sample(source / "head", Acquisition())
+    few = write_sample(source / "few", Acquisition(slices=3, matrix=32))
+    done = _run("resolve", source, tmp_path / "out", "--recipe", "mni", "--json")
+    assert done.returncode == 0, done.stderr
+    results = {r["series_instance_uid"]: r for r in json.loads(done.stdout)}
+    assert results[few.series_uid]["state"] == "skipped"
+    assert "3 slices" in results[few.series_uid]["reason"]
+    result = results[whole.series_uid]
+    assert result["state"] == "done"
+    assert set(result["seconds"]) == {
+        "convert", "brain", "bias", "normalise", "register", "superresolve", "write",
+    }  # fmt: skip
+    slices = sorted(Path(result["folder"]).glob("*.dcm"))
+    template = load_template()
+    assert len(slices) == template.data.shape[2]
+    datasets = [dcmread(path) for path in slices]
+    assert datasets[0].FrameOfReferenceUID != dcmread(whole.paths[0]).FrameOfReferenceUID
+    volume = np.stack([d.pixel_array.T for d in datasets], axis=-1) / 1000
+    brain = template.data > 0
+    # In MNI space the brain lies where the template's does, with a mean of about 1.
+    overlap = 2 * (brain & (volume > 0.2)).sum() / (brain.sum() + (volume > 0.2).sum())
+    assert overlap > 0.9
+    assert volume[brain].mean() == pytest.approx(1, abs=0.25)
+    inside = result["outcome"]["superresolve"]["fidelity"]
+    assert inside["inside"]["relative_p99"] < inside["cubic_inside"]["relative_p99"]
+
+
+def test_resolve_of_nothing_fails_with_words(tmp_path):
+    (tmp_path / "in").mkdir()
+    done = _run("resolve", tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 1
+    assert "no DICOM series" in done.stderr
+
+
+def test_jobs_lists_series_with_state_and_reason(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    series = Series.create(
+        series_instance_uid="1.2.3", study_instance_uid="1.2", description="T1 sag"
+    )
+    series.move(State.COMPLETE)
+    series.move(State.SKIPPED, "a localizer (ImageType LOCALIZER)")
+    done = _run("jobs", "--json", MRISR_DATA_DIR=settings.data_dir)
+    [row] = json.loads(done.stdout)
+    assert (row["state"], row["reason"]) == ("skipped", "a localizer (ImageType LOCALIZER)")
+    table = _run("jobs", MRISR_DATA_DIR=settings.data_dir, COLUMNS=200).stdout
+    assert "T1 sag" in table
+    assert "a localizer" in table
+    again = _run("jobs", "--retry", series.id, MRISR_DATA_DIR=settings.data_dir)
+    assert again.returncode == 1
+    assert "cannot go from skipped" in again.stderr
+
+
+def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
+    settings = make_settings(minimum_free_bytes=0)
+    open_records(settings.database_path)
+    sample = write_sample(tmp_path / "in", Acquisition(slices=3, matrix=32))
+    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
+    receiver = Receiver(settings)
+    receiver.start()
+    try:
+        done = _run("send", tmp_path / "in", "--to", "node",
+                    MRISR_RECEIVER_PORT=settings.receiver_port)  # fmt: skip
+    finally:
+        receiver.stop()
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 stored" in done.stdout
+    assert Instance.select().count() == len(sample.paths)
+
+
+def test_a_wrong_setting_is_named():
+    done = _run("jobs", MRISR_AE_TITLE="A" * 17)
+    assert done.returncode == 2
+    assert "ae_title" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_queue_that_is_none_is_refused():
+    assert _run("work", "coffee").returncode == 2
