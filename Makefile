@@ -8,7 +8,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: Debian packages, the Python environment, the viewer
-	@scripts/setup.sh
+	@.ci/setup.sh
 
 demo: setup ## send a sample through a fresh node; DICOM=folder sends yours, EXIT=1 ends by itself
 	@exec $(bin)/mrisr-node demo $(if $(DICOM),--dicom "$(DICOM)") $(if $(EXIT),--exit)

@@ -29,6 +29,8 @@ _MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _IMPLEMENTATION = UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'sample.mrisr-node').int}")
 _PEAK = 3000.0
 """Stored value of the brightest voxel: 12 bits, as scanners store MR, with room for noise."""
+_WINDOW = 0.55
+"""Part of the peak at which the display window ends."""
 
 
 class Plane(StrEnum):
@@ -288,8 +290,9 @@ def _common(acquisition: Acquisition, study: Study, head: str) -> Dataset:
     d.BitsStored = 12
     d.HighBit = 11
     d.PixelRepresentation = 0
-    d.WindowCenter = f"{_PEAK / 2:g}"
-    d.WindowWidth = f"{_PEAK:g}"
+    # White matter shows bright; the scalp's fat, which has the peak, saturates.
+    d.WindowCenter = f"{_WINDOW * _PEAK / 2:g}"
+    d.WindowWidth = f"{_WINDOW * _PEAK:g}"
     return d
 
 
