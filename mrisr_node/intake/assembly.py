@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -20,11 +21,26 @@ __all__ = ["Assembly"]
 
 _log = logging.getLogger(__name__)
 
-# A PACS that knows the number of instances ends the waiting early; it is asked once a series has
-# been still for this long.
+# A PACS that knows the number of instances ends the waiting early, or prolongs it; it is asked once
+# a series has been still for this long, and again now and then (seconds).
 _STILL = 1.0
+_ASK_AGAIN = 5.0
+# How many quiet times to wait for instances that the PACS has and the node has not: meanwhile the
+# PACS is asked to send them again (jobs/reconcile).
+_PATIENCE = 6
 
 ExpectedInstances = Callable[[str, str], int | None]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What speaks for or against a series being complete, at one time."""
+
+    at: float
+    since: float
+    received: int
+    expected: int | None
+    regular: bool
 
 
 class Assembly:
@@ -48,7 +64,7 @@ class Assembly:
         )
         self._expected = expected_instances
         self._clock = clock
-        self._asked: dict[int, float] = {}
+        self._evidences: dict[int, _Evidence] = {}
 
     def sweep(self) -> list[Job]:
         """Complete what is complete and return the jobs that came out of it."""
@@ -68,36 +84,54 @@ class Assembly:
         return jobs
 
     def _complete(self, series: Series) -> bool:
+        """Move a series on once nothing more is to be expected."""
         quiet = self._clock() - series.last_instance_at
-        if quiet < min(_STILL, self._settings.quiet_seconds):
+        silence = self._settings.quiet_seconds
+        if quiet < min(_STILL, silence):
             return False
-        why = f"no further instance for {self._settings.quiet_seconds:g} s"
-        if quiet < self._settings.quiet_seconds:
-            # Asked once per standstill: an answer that says more must not end the waiting.
-            if self._asked.get(series.id) == series.last_instance_at:
-                return False
-            self._asked[series.id] = series.last_instance_at
-            received = len(self._spool.paths(series))
-            if self._expected(series.study_instance_uid, series.series_instance_uid) != received:
-                return False
-            if not self._without_gap(series):
-                return False
-            why = f"the PACS knows {received} instances, all are here"
-        self._asked.pop(series.id, None)
+        evidence = self._evidence(series)
+        expected, received = evidence.expected, evidence.received
+        if expected is None:
+            complete, why = quiet >= silence, f"no further instance for {silence:g} s"
+        elif received >= expected:
+            complete = evidence.regular or quiet >= silence
+            why = f"all {expected} instances that the PACS knows are here"
+        else:
+            complete = quiet >= _PATIENCE * silence
+            why = f"{received} of {expected} instances that the PACS knows arrived"
+        if not complete:
+            return False
+        del self._evidences[series.id]
         with transaction():
             now = Series.get_by_id(series.id)
             if now.last_instance_at != series.last_instance_at:
                 return False
+            Series.update(expected_instances=expected).where(Series.id == series.id).execute()
             series.move(State.COMPLETE, why)
         return True
+
+    def _evidence(self, series: Series) -> _Evidence:
+        """Look at a standing series, and again when something arrived or some time has passed."""
+        known, now = self._evidences.get(series.id), self._clock()
+        if known and known.since == series.last_instance_at and now - known.at < _ASK_AGAIN:
+            return known
+        evidence = _Evidence(
+            at=now,
+            since=series.last_instance_at,
+            received=len(self._spool.paths(series)),
+            expected=self._expected(series.study_instance_uid, series.series_instance_uid),
+            regular=self._without_gap(series),
+        )
+        self._evidences[series.id] = evidence
+        return evidence
 
     def _without_gap(self, series: Series) -> bool:
         try:
             read_acquisition(self._headers(series))
-        except NotEligible:
-            return True
         except SeriesError:
             return False
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, selection will say
+            return True
         return True
 
     def _headers(self, series: Series) -> list[Dataset]:

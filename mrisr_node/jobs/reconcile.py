@@ -85,7 +85,10 @@ class Reconciler:
         if known is not None:
             here = Instance.select().where(Instance.series == known).count()
             state = State(known.state)
-            if here >= there or state in (State.RECEIVING, *ACTIVE):
+            if here >= there or state in ACTIVE:
+                return False
+            still = self._clock() - known.last_instance_at
+            if state is State.RECEIVING and still < 2 * self._settings.quiet_seconds:
                 return False
             if here == 0 and state is State.SKIPPED:
                 return False

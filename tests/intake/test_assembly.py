@@ -67,6 +67,19 @@ def test_the_pacs_count_cuts_the_waiting_short(settings, sample):
     assert len(assembly.sweep()) == 1
 
 
+def test_instances_that_only_the_pacs_has_are_waited_for_and_then_named(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, lambda _study, _series: 6, clock)
+    _receive(settings, sample.paths[:5])
+    clock.ahead = 70
+    assert assembly.sweep() == []
+    assert Series.get().state == State.RECEIVING
+    clock.ahead = 361
+    assert len(assembly.sweep()) == 1
+    reasons = [t.reason for t in Transition.select()]
+    assert "5 of 6 instances that the PACS knows arrived" in reasons
+
+
 def test_a_gap_waits_in_spite_of_the_count_and_fails_in_the_end(settings, sample):
     clock = Clock()
     assembly = Assembly(settings, lambda _study, _series: 5, clock)

@@ -1,0 +1,95 @@
+"""The checkpoint in this repository, on heads that it was not trained on."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.evaluation import evaluate
+from mrisr_node.superres.inference import super_resolve
+from mrisr_node.volumes.degradation import thicken
+from mrisr_node.volumes.geometry import Volume
+
+REPOSITORY = Path(__file__).parent.parent.parent
+FOLDER = REPOSITORY / "checkpoints" / "thin-small"
+SHARED = REPOSITORY.parent / "shared" / "data" / "evaluate"
+
+PROTOCOLS = [(4.0, 0.0), (5.0, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return Checkpoint.load(FOLDER)
+
+
+def crop(path, folder, size=80):
+    """Write the middle of a head, to be quick."""
+    volume = Volume.load(path)
+    starts = [(length - size) // 2 for length in volume.data.shape]
+    middle = tuple(slice(start, start + size) for start in starts)
+    affine = volume.affine.copy()
+    affine[:3, 3] = volume.position(tuple(starts))
+    target = folder / "crop.nii.gz"
+    Volume(np.ascontiguousarray(volume.data[middle]), affine).save(target)
+    return target
+
+
+def scores(path, checkpoint, thickness, gap):
+    evaluation = evaluate([path], thickness_mm=thickness, gap_mm=gap, checkpoint=checkpoint)
+    return {score.method: score for score in evaluation.scores}
+
+
+def test_it_is_small_and_complete():
+    assert (FOLDER / "weights.safetensors").stat().st_size < 5_000_000
+    assert (FOLDER / "README.md").read_text().startswith("# thin-small")
+
+
+def test_its_card_tells_what_it_was_trained_on_and_how_well_it_does(checkpoint):
+    assert all(entry["licence"] for entry in checkpoint.card.data)
+    assert {entry["thickness_mm"] for entry in checkpoint.card.scores} == {4.0, 5.0}
+
+
+@pytest.mark.parametrize(("thickness", "gap"), PROTOCOLS)
+def test_it_beats_cubic_on_a_head_from_a_package(checkpoint, tmp_path, thickness, gap):
+    data = files("nilearn") / "datasets" / "data"
+    path = crop(data / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", tmp_path)
+    found = scores(path, checkpoint, thickness, gap)
+    assert found["ours"].psnr_db > found["cubic"].psnr_db + 0.5
+    assert found["ours"].ssim > found["cubic"].ssim
+
+
+@pytest.mark.parametrize(("thickness", "gap"), PROTOCOLS)
+def test_it_beats_back_projection_on_a_real_head(checkpoint, tmp_path, thickness, gap):
+    path = SHARED / "ds002748_sub-37_T1w.nii.gz"
+    if not path.exists():
+        pytest.skip("the evaluation heads are not beside this checkout (../shared/data/evaluate)")
+    found = scores(crop(path, tmp_path, size=110), checkpoint, thickness, gap)
+    assert found["ours"].psnr_db > found["cubic-bp"].psnr_db + 0.3
+    assert found["ours"].ssim > found["cubic-bp"].ssim
+    assert found["ours"].hfen < found["cubic-bp"].hfen
+
+
+def test_it_invents_nothing_where_nothing_is(checkpoint):
+    """A flat image with a little noise stays flat with a little noise."""
+    random = np.random.default_rng(0)
+    noisy = random.normal(500, 5, (48, 48, 12)).astype(np.float32)
+    thick = Volume(noisy, np.diag([1.0, 1.0, 5.0, 1.0]))
+    result = super_resolve(
+        thick, slice_axis=2, thickness_mm=5.0, intensity_scale=500.0, checkpoint=checkpoint
+    )
+    inner = result.volume.data[8:-8, 8:-8, 8:-8]
+    assert inner.std() < 12.0
+    assert inner.mean() == pytest.approx(500.0, abs=2.0)
+
+
+def test_it_agrees_with_what_was_acquired(checkpoint, head):
+    thick = thicken(head, 2, 5.0, 0.5).volume
+    result = super_resolve(
+        thick, slice_axis=2, thickness_mm=5.0, intensity_scale=550.0, checkpoint=checkpoint
+    )
+    assert result.fidelity.inside.relative_median < 0.005
+    assert (
+        result.fidelity.inside.relative_median < 0.3 * result.fidelity.cubic_inside.relative_median
+    )
