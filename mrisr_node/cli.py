@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.jobs.stages import Queue, Stage
@@ -224,10 +225,15 @@ def jobs(
     for row in rows:
         received = time.strftime("%m-%d %H:%M", time.localtime(row.received_at))
         table.add_row(
-            str(row.id), received, row.description, str(row.instances), row.state,
-            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), row.reason,
+            str(row.id), received, _plain(row.description), str(row.instances), row.state,
+            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), _plain(row.reason),
         )  # fmt: skip
     _out.print(table)
+
+
+def _plain(text: str) -> Text:
+    """Return words from outside as they are: no markup, and nothing that moves the cursor."""
+    return Text("".join(c if c.isprintable() else " " for c in text))
 
 
 def _left(row: SeriesOverview) -> str:
@@ -334,7 +340,7 @@ def doctor() -> None:
     marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "problem": "[red]✗[/]"}
     findings = examine(load_settings())
     for finding in findings:
-        _out.print(marks[finding.level], finding.what, highlight=False)
+        _out.print(marks[finding.level], _plain(finding.what), highlight=False)
         if finding.mend:
             _out.print(f"    {finding.mend}", markup=False, highlight=False)
     raise typer.Exit(1 if any(f.level == "problem" for f in findings) else 0)
@@ -353,7 +359,7 @@ def demo(
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=_err) as bar:
         yield bar
 

@@ -88,6 +88,29 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     assert "cannot go from skipped" in again.stderr
 
 
+@pytest.mark.parametrize(
+    "words", ["T1 [/x]", "T1 [tra]", "T1 [bold]b[/bold] [link=x]", "T1 :brain:"]
+)
+def test_what_a_scanner_writes_is_no_markup(make_settings, words):
+    settings = make_settings()
+    open_records(settings.database_path)
+    series = Series.create(
+        series_instance_uid="1.2.3", study_instance_uid="1.2", description=f"{words}\x1b[2J"
+    )
+    series.move(State.COMPLETE)
+    series.move(State.SKIPPED, f"not {words}")
+    done = _run("jobs", MRISR_DATA_DIR=settings.data_dir, COLUMNS=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(words) == 2
+    assert "\x1b" not in done.stdout
+
+
+def test_doctor_shows_brackets_of_a_path(tmp_path):
+    done = _run("doctor", MRISR_DATA_DIR=tmp_path / "a [x] [/y]", COLUMNS=400)
+    assert "MarkupError" not in done.stderr
+    assert "a [x] [/y]" in done.stdout
+
+
 def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
     settings = make_settings(minimum_free_bytes=0)
     open_records(settings.database_path)
