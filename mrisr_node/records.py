@@ -178,6 +178,8 @@ class Job(_Record):
     finished_at = FloatField(null=True)
     result_series_uid = CharField(null=True)
     result_instances = IntegerField(null=True)
+    delivered_at = FloatField(null=True)
+    """When the PACS showed the whole result."""
     outcome = TextField(default="{}")
     """JSON: fidelity figures, checkpoint identity, what was sent where."""
 

@@ -120,6 +120,10 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="how often the PACS is searched for series never forwarded"
     )
 
+    reconcile_days: float = Field(
+        default=3.0, gt=0, description="only series that changed in the PACS within so many days"
+    )
+
     # Which series
     minimum_slices: int = Field(default=8, ge=2, description="fewer slices are no volume")
     minimum_slice_distance: float = Field(

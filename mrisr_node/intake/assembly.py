@@ -25,8 +25,7 @@ _log = logging.getLogger(__name__)
 # a series has been still for this long, and again now and then (seconds).
 _STILL = 1.0
 _ASK_AGAIN = 5.0
-# How many quiet times to wait for instances that the PACS has and the node has not: meanwhile the
-# PACS is asked to send them again (jobs/reconcile).
+# How many quiet times to wait for instances that the PACS has and the node has not.
 _PATIENCE = 6
 
 ExpectedInstances = Callable[[str, str], int | None]
@@ -93,11 +92,15 @@ class Assembly:
         expected, received = evidence.expected, evidence.received
         if expected is None:
             complete, why = quiet >= silence, f"no further instance for {silence:g} s"
-        elif received >= expected:
+        elif received == expected:
             complete = evidence.regular or quiet >= silence
             why = f"all {expected} instances that the PACS knows are here"
+        elif received > expected:
+            complete, why = quiet >= silence, f"no further instance for {silence:g} s"
         else:
-            complete = quiet >= _PATIENCE * silence
+            # Long enough for the PACS to be asked twice to send the rest (jobs/reconcile).
+            patience = _PATIENCE * silence + 2 * self._settings.reconcile_seconds
+            complete = quiet >= patience
             why = f"{received} of {expected} instances that the PACS knows arrived"
         if not complete:
             return False
@@ -141,7 +144,12 @@ class Assembly:
         """Select or skip a complete series."""
         rules = SelectionRules(self._settings.minimum_slices, self._settings.minimum_slice_distance)
         try:
-            acquisition = select(self._headers(series), rules)
+            headers = self._headers(series)
+            if not headers:
+                raise SeriesError(
+                    "nothing of it has arrived; the PACS is asked for it now and then"
+                )
+            acquisition = select(headers, rules)
         except NotEligible as error:
             series.move(State.SKIPPED, str(error))
             _log.info("series %d skipped: %s", series.id, error)

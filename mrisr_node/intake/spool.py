@@ -55,37 +55,39 @@ class Spool:
         is not believed: the first is kept, the second goes to quarantine.
         """
         digest = hashlib.sha256(encoded).hexdigest()
-        known = Instance.get_or_none(Instance.sop_instance_uid == header.sop_instance_uid)
-        if known is not None:
-            if known.sha256 == digest:
-                return StoreOutcome.SAME
-            self.reject(encoded, "the same SOP instance came before with other bytes", sender,
-                        header.sop_instance_uid)  # fmt: skip
-            return StoreOutcome.DIFFERENT
-        name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()[:40]
         folder = hashlib.sha256(header.series_instance_uid.encode()).hexdigest()[:40]
-        path = self._folder / folder / f"{name}.dcm"
+        name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()[:40]
+        # With the content in its name, no file ever takes the place of another one.
+        path = self._folder / folder / f"{name}-{digest[:24]}.dcm"
         _write_durably(path, encoded)
         with records.transaction():
-            series = _series_of(header, sender)
-            Instance.insert(
-                series=series,
-                sop_instance_uid=header.sop_instance_uid,
-                path=str(path.relative_to(self._folder)),
-                sha256=digest,
-                size=len(encoded),
-                sender=sender,
-            ).on_conflict_ignore().execute()
-        return StoreOutcome.NEW
+            known = Instance.get_or_none(Instance.sop_instance_uid == header.sop_instance_uid)
+            if known is None:
+                Instance.create(
+                    series=_series_of(header, sender),
+                    sop_instance_uid=header.sop_instance_uid,
+                    path=str(path.relative_to(self._folder)),
+                    sha256=digest,
+                    size=len(encoded),
+                    sender=sender,
+                )
+                return StoreOutcome.NEW
+        if self._folder / known.path != path:
+            path.unlink()
+        if known.sha256 == digest:
+            return StoreOutcome.SAME
+        reason = "the same SOP instance came before with other content"
+        self.reject(encoded, reason, sender, header.sop_instance_uid)
+        return StoreOutcome.DIFFERENT
 
     def reject(self, encoded: bytes, reason: str, sender: str, sop_instance_uid: str = "") -> None:
-        """Keep an object that is not accepted, with its reason."""
-        digest = hashlib.sha256(encoded).hexdigest()
-        path = self._quarantine / f"{int(time.time())}-{digest[:24]}.dcm"
+        """Keep an object that is not accepted, once, with its reason."""
+        path = self._quarantine / f"{hashlib.sha256(encoded).hexdigest()[:40]}.dcm"
         _write_durably(path, encoded)
-        Rejection.create(
-            path=path.name, reason=reason, sender=sender, sop_instance_uid=sop_instance_uid[:64]
-        )
+        if not Rejection.select().where(Rejection.path == path.name).exists():
+            Rejection.create(
+                path=path.name, reason=reason, sender=sender, sop_instance_uid=sop_instance_uid[:64]
+            )
 
     def paths(self, series: Series) -> list[Path]:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
@@ -114,7 +116,6 @@ def _series_of(header: Header, sender: str) -> Series:
 
 
 def _write_durably(path: Path, encoded: bytes) -> None:
-    made = not path.parent.exists()
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     with draft.open("wb") as file:
@@ -123,8 +124,7 @@ def _write_durably(path: Path, encoded: bytes) -> None:
         os.fsync(file.fileno())
     draft.replace(path)
     _sync_folder(path.parent)
-    if made:
-        _sync_folder(path.parent.parent)
+    _sync_folder(path.parent.parent)
 
 
 def _sync_folder(folder: Path) -> None:

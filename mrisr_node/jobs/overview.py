@@ -87,5 +87,14 @@ def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attr
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
         time_left=time_left(job) if job and State(series.state) in ACTIVE else None,
-        result_series_uid=job.result_series_uid if job else None,
+        result_series_uid=_newest_result(series),
     )
+
+
+def _newest_result(series: Any) -> str | None:  # noqa: ANN401 - as above
+    """Return the newest result that the PACS has, which may be older than the newest job."""
+    delivered = Job.select(Job.result_series_uid).where(
+        Job.series == series.id, Job.delivered_at.is_null(False)
+    )
+    newest = delivered.order_by(Job.id.desc()).first()
+    return newest.result_series_uid if newest else None

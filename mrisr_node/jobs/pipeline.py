@@ -7,6 +7,7 @@ written beside its place and renamed into it, so a stage that died leaves nothin
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -59,6 +60,8 @@ class Workspace:
     settings: Settings
     recipe: Recipe
     progress: Progress = lambda _: None
+    remarks: tuple[str, ...] = ()
+    """What a reader has to know of the result besides what the stages find out."""
 
     @property
     def result_dir(self) -> Path:
@@ -72,7 +75,7 @@ class Workspace:
 
     def note(self, name: str, values: Mapping[str, Any]) -> None:
         """Keep what a later stage or a reader needs to know."""
-        draft = self.folder / f".{name}.json"
+        draft = self.folder / f".{name}.{os.getpid()}.json"
         draft.write_text(json.dumps(values, indent=1))
         draft.replace(self.folder / f"{name}.json")
 
@@ -82,7 +85,7 @@ class Workspace:
 
     def save(self, name: str, volume: Volume) -> None:
         """Keep a volume."""
-        draft = self.folder / f".{name}.nii.gz"
+        draft = self.folder / f".{name}.{os.getpid()}.nii.gz"
         volume.save(draft)
         draft.replace(self.folder / f"{name}.nii.gz")
 
@@ -130,6 +133,11 @@ def _convert(workspace: Workspace) -> None:
         thickness_mm=conversion.acquisition.thickness,
         in_plane_mm=(i + j) / 2,
     )
+    # Taken once, so that a repeat gives the same bytes.
+    if (workspace.folder / "source.json").is_file():
+        made_at = workspace.read("source")["made_at"]
+    else:
+        made_at = datetime.now().astimezone().isoformat(timespec="seconds")
     workspace.save("source", conversion.volume)
     workspace.note(
         "source",
@@ -138,8 +146,7 @@ def _convert(workspace: Workspace) -> None:
             "spacing_mm": conversion.volume.spacing,
             "thickness_mm": conversion.acquisition.thickness,
             "remark": conversion.remark,
-            # Taken once, so that a repeat of a later stage gives the same bytes.
-            "made_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "made_at": made_at,
         },
     )
 
@@ -222,6 +229,9 @@ def _superresolve(workspace: Workspace) -> None:
         {
             "checkpoint": checkpoint.card.name,
             "digest": checkpoint.digest,
+            "network": json.dumps(
+                [checkpoint.card.network, checkpoint.card.arguments, checkpoint.card.patch]
+            ),
             "profile": result.profile,
             "spacing_in_mm": result.spacing_in_mm,
             "spacing_out_mm": result.spacing_out_mm,
@@ -236,7 +246,7 @@ def _write(workspace: Workspace) -> None:
     source, made = workspace.read("source"), workspace.read("superresolve")
     native = workspace.recipe is Recipe.NATIVE
     sources = workspace.datasets()
-    draft = _empty(workspace.folder / ".result")
+    draft = _empty(workspace.folder / f".result.{os.getpid()}")
     written = write_mr_series(
         draft,
         sources=sources,
@@ -247,7 +257,7 @@ def _write(workspace: Workspace) -> None:
             checkpoint=made["checkpoint"],
             digest=made["digest"],
             sentence=_sentence(workspace),
-            parameters=(workspace.read("brain")["method"], made["profile"]),
+            parameters=(workspace.read("brain")["method"], made["profile"], made["network"]),
             made_at=datetime.fromisoformat(source["made_at"]),
         ),
         in_source_space=native,
@@ -269,21 +279,25 @@ def _sentence(workspace: Workspace) -> str:
     """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
     source, made = workspace.read("source"), workspace.read("superresolve")
     inside = made["fidelity"]["inside"]
+    mni = workspace.recipe is Recipe.MNI
+    compared = "bias-corrected" if mni else "acquired"
     sentences = [
         f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
         f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
         f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
         f"Slice profile assumed: {made['profile']}.",
-        "Degraded again, it departs from the acquired slices inside the brain by"
+        f"Brain mask: {workspace.read('brain')['method']}.",
+        f"Degraded again, it departs from the {compared} slices inside the brain by"
         f" {100 * inside['relative_median']:.2f} % (median) and"
         f" {100 * inside['relative_p99']:.2f} % (99th percentile) of the brain's mean.",
     ]
-    if workspace.recipe is Recipe.MNI:
+    if mni:
         sentences.append(
             f"Brain-extracted, N4-corrected, normalised, affinely registered to {TEMPLATE_NAME}."
         )
     if source["remark"]:
         sentences.append(f"Note: {source['remark']}.")
+    sentences += [f"{remark}." for remark in workspace.remarks]
     sentences.append("Computed, not acquired; not for diagnosis on its own.")
     return " ".join(sentences)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
@@ -71,15 +73,23 @@ class Reconciler:
             How many series Orthanc was asked to send.
         """
         try:
-            return sum(self._look_at(s) for s in self._get("/series", params={"expand": ""}))
+            found = self._get("/series", params={"expand": ""})
         except (httpx.HTTPError, ValueError) as error:
             _log.warning("the PACS cannot be compared with the records: %s", type(error).__name__)
             return 0
+        asked = 0
+        for series in found:
+            try:
+                asked += self._look_at(series)
+            except (httpx.HTTPError, ValueError, KeyError, PeeweeException) as error:
+                # The next series may be in order, and this one at the next sweep.
+                _log.warning("a series of the PACS cannot be compared: %s", type(error).__name__)
+        return asked
 
     def _look_at(self, found: dict[str, Any]) -> bool:
         tags = found["MainDicomTags"]
         uid, there = tags.get("SeriesInstanceUID", ""), len(found["Instances"])
-        if not found.get("IsStable") or not there or self._ours(uid):
+        if not found.get("IsStable") or not there or self._ours(uid) or self._old(found):
             return False
         known = Series.get_or_none(Series.series_instance_uid == uid)
         if known is not None:
@@ -98,6 +108,11 @@ class Reconciler:
                 self._note(found, State.SKIPPED, reason)
                 return False
         return self._ask(found, known is None)
+
+    def _old(self, found: dict[str, Any]) -> bool:
+        """Tell whether a series is of the archive, which connecting a node must not set off."""
+        changed = datetime.strptime(found["LastUpdate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return self._clock() - changed.timestamp() > self._settings.reconcile_days * 86_400
 
     def _ours(self, series_instance_uid: str) -> bool:
         return bool(Job.select().where(Job.result_series_uid == series_instance_uid).exists())

@@ -61,8 +61,12 @@ def retry(series_id: int) -> None:
         if last is None:
             # It failed before it had a job: completeness and selection have to look at it first.
             series.move(State.RECEIVING, "tried again")
+            Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
-            Job.create(series=series, recipe=last.recipe, voxels=last.voxels)
+            # The same job goes on where it failed, so that what was stored already stays true.
+            Job.update(
+                attempts=0, not_before=0.0, lease_owner=None, lease_until=0.0, finished_at=None
+            ).where(Job.id == last.id).execute()
 
 
 def _free(job: Job) -> bool:
@@ -71,7 +75,7 @@ def _free(job: Job) -> bool:
         return True
     if job.lease_until > time.time() and not _dead(job.lease_owner):
         return False
-    Job.update(lease_owner=None, lease_until=0.0).where(
+    Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
         Job.id == job.id, Job.lease_owner == job.lease_owner
     ).execute()
     _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from mrisr_node.errors import NodeError, NotEligible
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
@@ -18,6 +18,8 @@ from mrisr_node.jobs.stages import Stage, stages_of
 from mrisr_node.settings import Settings
 
 __all__ = ["Resolved", "find_series", "resolve_folder"]
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[str, Stage, float], None]
 
@@ -35,17 +37,21 @@ class Resolved:
     outcome: dict[str, Any] = field(default_factory=dict)
 
 
-def find_series(folder: Path) -> dict[str, list[Path]]:
-    """Return the DICOM files below a folder by their SeriesInstanceUID; others are passed over."""
+def find_series(path: Path) -> dict[str, list[Path]]:
+    """Return the DICOM files below a folder, or the one named, by their SeriesInstanceUID.
+
+    What is no DICOM, or so odd that not even that can be read of it, is passed over.
+    """
     found: dict[str, list[Path]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        except (InvalidDicomError, OSError):
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            uid = str(header.get("SeriesInstanceUID") or "")
+        except Exception as error:  # noqa: BLE001 - pydicom raises anything on a damaged header
+            _log.debug("%s is passed over: %s", file.name, type(error).__name__)
             continue
-        uid = str(header.get("SeriesInstanceUID") or "")
         if uid:
-            found.setdefault(uid, []).append(path)
+            found.setdefault(uid, []).append(file)
     return found
 
 
@@ -65,10 +71,14 @@ def resolve_folder(
     """
     results = []
     for number, (uid, paths) in enumerate(find_series(source).items(), start=1):
+        place = target / f"series-{number:03d}"
+        if place.exists():  # asked before minutes of work are done for nothing
+            reason = f"{place.name} exists already in the target folder"
+            results.append(Resolved(uid, "failed", reason))
+            continue
         # Beside the target, so that the finished folder can be renamed into place.
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mrisr-", dir=target) as work:
-            place = target / f"series-{number:03d}"
             results.append(_resolve(uid, tuple(paths), Path(work), place, settings, report))
     return results
 
@@ -100,9 +110,11 @@ def _resolve(
             return Resolved(uid, "skipped", str(error))
         except NodeError as error:
             return Resolved(uid, "failed", f"{stage.value}: {error}")
+        except Exception as error:  # noqa: BLE001 - one bad series must not end the others
+            _log.debug("series failed in %s", stage.value, exc_info=True)
+            words = f"{type(error).__name__}: {error}"[:300]
+            return Resolved(uid, "failed", f"{stage.value}: {words}")
         seconds[stage.value] = round(time.monotonic() - started, 2)
         report(uid, stage, 1.0)
-    if place.exists():
-        return Resolved(uid, "failed", f"{place.name} exists already in the target folder")
     workspace.result_dir.rename(place)
     return Resolved(uid, "done", "", place, seconds, outcome(workspace))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.errors import DeliveryError, NodeError, NotEligible, SeriesError, StageError
@@ -16,7 +19,7 @@ from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import Queue, Stage, following, queue_of, stages_of, state_of
-from mrisr_node.records import ACTIVE, Job, Series, StageRun, State, StateError
+from mrisr_node.records import ACTIVE, Instance, Job, Series, StageRun, State, StateError
 from mrisr_node.settings import Recipe, Settings
 
 __all__ = ["LEASE_SECONDS", "Worker"]
@@ -44,6 +47,10 @@ class Worker:
         """Work on a queue until the process is told to stop."""
         _log.info("worker for %s starts", queue.value)
         self._queues.consume(queue)
+        # Told to stop, not killed: what it worked on goes on elsewhere and was no failed attempt.
+        Job.update(lease_owner=None, lease_until=0.0).where(
+            Job.lease_owner == self._owner
+        ).execute()
 
     def advance(self, queue: Queue, job_id: int) -> None:
         """Run the stages of a job that belong to `queue`, then hand it on."""
@@ -61,11 +68,13 @@ class Worker:
             now = time.time()
             if job is None or not _wanted(job) or job.not_before > now:
                 return None
-            if job.lease_owner is not None and job.lease_until > now:
-                return None
             stage = _current(job)
             if queue_of(stage) is not queue:
                 return None
+            if job.lease_owner is not None:
+                if job.lease_until > now:
+                    return None
+                job.attempts += 1  # its owner died
             job.stage = stage.value
             job.lease_owner, job.lease_until = self._owner, now + LEASE_SECONDS
             job.started_at = job.started_at or now
@@ -79,8 +88,8 @@ class Worker:
             try:
                 self._run_stage(stage, job)
             except (StateError, _Superseded):
-                _log.info("job %d is superseded: its series changed", job.id)
-                self._release(job)
+                _log.info("job %d is no longer ours, or no longer wanted", job.id)
+                self._leave(job)
                 return
             except (NotEligible, SeriesError, StageError) as error:
                 self._end(job, State.FAILED, f"{stage.value}: {error}")
@@ -92,12 +101,19 @@ class Worker:
                 _log.exception("job %d failed in %s", job.id, stage.value)
                 self._retry_or_end(job, stage, error)
                 return
+            # Storing and confirming count as one: a PACS that takes everything and shows nothing
+            # must not be tried for ever.
+            if stage is not Stage.STORE:
+                job.attempts = 0
             stage = following(recipe, stage)
-            job.stage, job.progress, job.attempts = (stage.value if stage else ""), 0.0, 0
+            job.stage, job.progress = (stage.value if stage else ""), 0.0
             if stage is not None:
                 job.save(only=[Job.stage, Job.progress, Job.attempts])
         if stage is None:
-            self._end(job, State.DONE, "the result is in the PACS")
+            job.delivered_at = time.time()
+            job.save(only=[Job.delivered_at])
+            self._end(job, State.DONE, ". ".join(("the result is in the PACS", *_remarks(job))))
+            shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
             self._release(job)
             self._queues.send(queue_of(stage), job.id)
@@ -105,19 +121,15 @@ class Worker:
     def _run_stage(self, stage: Stage, job: Job) -> None:
         series = Series.get_by_id(job.series_id)
         with records.transaction():
-            if not _wanted(job):
-                raise _Superseded
+            self._require_mine(job)
             if State(series.state) is not state_of(stage):
                 series.move(state_of(stage))
-            job.attempts += 1
-            job.save(only=[Job.attempts])
             run = StageRun.create(
                 job=job, stage=stage.value, started_at=time.time(), voxels=job.voxels
             )
-        if job.attempts > self._allowed(stage):
+        if job.attempts >= self._allowed(stage):
             raise StageError(
-                f"died {self._allowed(stage)} times (killed, or out of memory);"
-                " the worker's log says more"
+                f"died {job.attempts} times (killed, or out of memory); the worker's log says more"
             )
         _log.info("job %d: %s", job.id, stage.value)
         _reset_peak_memory()
@@ -127,9 +139,11 @@ class Worker:
             sources=tuple(self._spool.paths(series)),
             settings=self._settings,
             recipe=Recipe(job.recipe),
-            progress=_progress_writer(job),
+            progress=_ProgressWriter(job.id),
+            remarks=_remarks(job),
         )
         run_stage(stage, workspace)
+        self._require_mine(job)
         run.seconds, run.finished = time.monotonic() - started, True
         run.peak_bytes = _peak_memory()
         run.save()
@@ -148,6 +162,7 @@ class Worker:
 
     def _later(self, job: Job, stage: Stage, error: NodeError) -> None:
         """Try again after a delay that doubles, or give up visibly."""
+        job.attempts += 1
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {error} (tried {job.attempts} times)")
             return
@@ -155,30 +170,52 @@ class Worker:
         # What was stored and is not shown may have been lost: store again before asking again.
         stage = Stage.STORE if stage is Stage.CONFIRM else stage
         job.stage, job.progress, job.not_before = stage.value, 0.0, time.time() + delay
-        job.save(only=[Job.stage, Job.progress, Job.not_before])
-        Series.update(reason=f"{error}; next try in {delay:.0f} s").where(
-            Series.id == job.series_id
-        ).execute()
-        _log.warning("job %d: %s; next try in %.0f s", job.id, error, delay)
-        self._release(job)
+        self._wait(job, str(error), delay)
 
     def _retry_or_end(self, job: Job, stage: Stage, error: Exception) -> None:
+        job.attempts += 1
         words = f"{type(error).__name__}: {error}"[:300]
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {words} (tried {job.attempts} times)")
-        else:
-            job.not_before = time.time() + self._settings.delivery_first_delay
-            job.save(only=[Job.not_before])
-            self._release(job)
+            return
+        job.not_before = time.time() + self._settings.delivery_first_delay
+        self._wait(job, f"{stage.value}: {words}", self._settings.delivery_first_delay)
+
+    def _wait(self, job: Job, reason: str, delay: float) -> None:
+        """Let go of a job until its next try, and say why."""
+        with records.transaction():
+            if self._mine(job):
+                job.save(only=[Job.stage, Job.progress, Job.not_before, Job.attempts])
+                Series.update(reason=f"{reason}; next try in {delay:.0f} s").where(
+                    Series.id == job.series_id
+                ).execute()
+        _log.warning("job %d: %s; next try in %.0f s", job.id, reason, delay)
+        self._release(job)
 
     def _end(self, job: Job, state: State, reason: str) -> None:
         with records.transaction():
-            if _wanted(job):
+            if self._mine(job):
                 Series.get_by_id(job.series_id).move(state, reason)
-            job.finished_at = time.time()
-            job.save(only=[Job.finished_at, Job.stage])
-            self._release(job)
+                job.finished_at = time.time()
+                job.save(only=[Job.finished_at, Job.stage])
+                self._release(job)
         _log.info("job %d %s: %s", job.id, state.value, reason)
+
+    def _leave(self, job: Job) -> None:
+        """Let go of a job that another one took the place of, or another worker took."""
+        with records.transaction():
+            if not _wanted(job):
+                Job.update(finished_at=time.time()).where(Job.id == job.id).execute()
+            self._release(job)
+
+    def _mine(self, job: Job) -> bool:
+        """Tell whether this worker still holds the job, and the job still counts."""
+        now = Job.get_by_id(job.id)
+        return bool(now.lease_owner == self._owner and _wanted(job))
+
+    def _require_mine(self, job: Job) -> None:
+        if not self._mine(job):
+            raise _Superseded
 
     def _release(self, job: Job) -> None:
         Job.update(lease_owner=None, lease_until=0.0).where(
@@ -192,10 +229,14 @@ class Worker:
 
         def beat() -> None:
             while not stop.wait(_HEARTBEAT):
-                with records.connection():
-                    Job.update(lease_until=time.time() + LEASE_SECONDS).where(
-                        Job.id == job.id, Job.lease_owner == self._owner
-                    ).execute()
+                try:
+                    with records.connection():
+                        Job.update(lease_until=time.time() + LEASE_SECONDS).where(
+                            Job.id == job.id, Job.lease_owner == self._owner
+                        ).execute()
+                except PeeweeException:
+                    # A busy database is no reason to lose the job: the next beat comes in time.
+                    _log.warning("the lease of job %d was not renewed", job.id, exc_info=True)
 
         thread = threading.Thread(target=beat, daemon=True, name=f"lease of job {job.id}")
         thread.start()
@@ -221,8 +262,21 @@ def _wanted(job: Job) -> bool:
     return State(series.state) in ACTIVE and newest.id == job.id
 
 
-def _progress_writer(job: Job) -> _ProgressWriter:
-    return _ProgressWriter(job.id)
+def _remarks(job: Job) -> tuple[str, ...]:
+    """Return what a reader of the result has to know and its files do not tell."""
+    series = Series.get_by_id(job.series_id)
+    received = Instance.select().where(Instance.series == series).count()
+    remarks = []
+    if series.expected_instances is not None and received < series.expected_instances:
+        remarks.append(
+            f"Made from {received} of {series.expected_instances} instances that the PACS knows"
+        )
+    earlier = Job.select().where(
+        Job.series == series, Job.id < job.id, Job.result_series_uid.is_null(False)
+    )
+    if before := earlier.order_by(Job.id.desc()).first():
+        remarks.append(f"Takes the place of the earlier result {before.result_series_uid}")
+    return tuple(remarks)
 
 
 class _ProgressWriter:

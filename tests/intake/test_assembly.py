@@ -67,6 +67,16 @@ def test_the_pacs_count_cuts_the_waiting_short(settings, sample):
     assert len(assembly.sweep()) == 1
 
 
+def test_more_than_the_pacs_knows_is_no_proof_of_completeness(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, lambda _study, _series: 3, clock)
+    _receive(settings, sample.paths[:5])
+    clock.ahead = 30
+    assert assembly.sweep() == []
+    clock.ahead = 61
+    assert len(assembly.sweep()) == 1
+
+
 def test_instances_that_only_the_pacs_has_are_waited_for_and_then_named(settings, sample):
     clock = Clock()
     assembly = Assembly(settings, lambda _study, _series: 6, clock)
@@ -74,7 +84,10 @@ def test_instances_that_only_the_pacs_has_are_waited_for_and_then_named(settings
     clock.ahead = 70
     assert assembly.sweep() == []
     assert Series.get().state == State.RECEIVING
-    clock.ahead = 361
+    clock.ahead = 350
+    assert assembly.sweep() == []
+    # Six quiet times, and two sweeps over the PACS.
+    clock.ahead = 6 * 60 + 2 * settings.reconcile_seconds + 1
     assert len(assembly.sweep()) == 1
     reasons = [t.reason for t in Transition.select()]
     assert "5 of 6 instances that the PACS knows arrived" in reasons

@@ -1,7 +1,9 @@
 """The listener, with DCMTK's clients and pynetdicom's against it."""
 
+import hashlib
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 
 import pytest
 from pydicom import dcmread
@@ -10,10 +12,11 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage
 
 from mrisr_node.intake.receiver import Receiver
+from mrisr_node.intake.screening import screen
 from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.intake.spool import Spool
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Instance, Rejection, Series, State, open_records
+from mrisr_node.records import Instance, Rejection, Series, State, connection, open_records
 
 
 @pytest.fixture
@@ -87,11 +90,43 @@ def test_the_same_uid_with_other_pixels_goes_to_quarantine(receiver, settings, s
     with pytest.raises(AssertionError):
         assert _storescu(settings, tmp_path / "altered.dcm").returncode == 0
     rejected = Rejection.get()
-    assert "other bytes" in rejected.reason
+    assert "other content" in rejected.reason
     assert (settings.quarantine_dir / rejected.path).is_file()
     spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
     kept = dcmread(spool.paths(Series.get())[0])
     assert kept.PixelData == dcmread(sample.paths[0]).PixelData
+
+
+def test_two_versions_at_the_same_time_never_replace_each_other(settings, sample):
+    """Whoever wins, the row describes the file, and the other one is in quarantine."""
+    import threading
+
+    first = sample.paths[0].read_bytes()
+    dataset = dcmread(sample.paths[0])
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    buffer = BytesIO()
+    dataset.save_as(buffer)
+    header = screen(first, dataset.SOPClassUID, dataset.SOPInstanceUID)
+    barrier = threading.Barrier(2)
+    outcomes = []
+
+    def store(encoded):
+        spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+        barrier.wait()
+        with connection():
+            outcomes.append(spool.store(header, encoded, "TEST"))
+
+    threads = [threading.Thread(target=store, args=(e,)) for e in (first, buffer.getvalue())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["different", "new"]
+    row = Instance.get()
+    [kept] = Spool(settings.spool_dir, settings.quarantine_dir, 0).paths(Series.get())
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == row.sha256
+    assert len(list(settings.spool_dir.rglob("*.dcm"))) == 1
+    assert len(list(settings.quarantine_dir.iterdir())) == 1
 
 
 def test_an_unknown_calling_title_may_not_store(receiver, settings, sample):

@@ -31,7 +31,8 @@ def careless_orthanc(make_settings, needs_orthanc, tmp_path):
     config = tmp_path / "orthanc"
     shutil.copytree(Settings.model_fields["orthanc_config"].default, config)
     (config / "forward.lua").write_text(FORWARD_EVERYTHING)
-    with OrthancProcess(make_settings(orthanc_config=config)) as process:
+    settings = make_settings(orthanc_config=config, recipe=Recipe.MNI)
+    with OrthancProcess(settings) as process:
         process.wait_ready()
         yield process
 
@@ -92,7 +93,7 @@ def test_killed_in_every_stage_and_sent_back_by_the_pacs(
     finally:
         processes.stop()
 
-    stages = stages_of(Recipe.NATIVE)
+    stages = stages_of(Recipe.MNI)
     assert {mark.name for mark in marks.iterdir()} == {stage.value for stage in stages}
     job = Job.get()
     assert Job.select().count() == 1

@@ -78,6 +78,33 @@ def test_what_is_no_mr_image_is_listed_once_with_its_reason_and_not_fetched(
     assert Pacs(settings).count(series.study_instance_uid, series.series_instance_uid) == 3
 
 
+def test_one_series_that_cannot_be_read_does_not_hide_the_others(make_settings, monkeypatch):
+    settings = make_settings()
+    open_records(settings.database_path)
+    reconciler = Reconciler(settings)
+    now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    listed = [
+        {"ID": name, "IsStable": True, "Instances": [name], "LastUpdate": now, "ParentStudy": "s",
+         "MainDicomTags": {"SeriesInstanceUID": f"1.{number}"}}
+        for number, name in enumerate(("good", "broken", "fine"))
+    ]  # fmt: skip
+    listed.append(listed[0] | {"ID": "ancient", "LastUpdate": "20200101T000000"})
+    asked = []
+
+    def answer(path, params=None):
+        if path == "/series":
+            return listed
+        if "broken" in path:
+            raise KeyError("Instances")
+        return {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR", "ImageType": ""}
+
+    monkeypatch.setattr(reconciler, "_get", answer)
+    monkeypatch.setattr(reconciler, "_ask", lambda found, _unknown: bool(asked.append(found["ID"])))
+    reconciler.sweep()
+    reconciler.close()
+    assert asked == ["good", "fine"]
+
+
 def test_an_unreachable_pacs_is_no_reason_to_stop(make_settings):
     settings = make_settings()
     open_records(settings.database_path)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from pydicom import dcmread
 
-from mrisr_node.errors import SeriesError
+from mrisr_node.errors import DeliveryError, SeriesError
+from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
 from mrisr_node.jobs.estimates import time_left
 from mrisr_node.jobs.overview import find
@@ -79,9 +80,8 @@ def test_an_unexpected_error_is_tried_again_and_then_ends_visibly(settings, job,
 
 def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(settings, job):
     for _ in range(2):
-        # What a killed worker leaves: an attempt counted, a lease of a process that is gone.
-        Job.update(attempts=Job.attempts + 1, lease_owner=f"{_host()}:999999:dead",
-                   lease_until=time.time() + 60).execute()  # fmt: skip
+        # What a killed worker leaves: the lease of a process that is gone.
+        Job.update(lease_owner=f"{_host()}:999999:dead", lease_until=time.time() + 60).execute()
         assert recover(Queues(settings)) <= 1
     Worker(settings).advance(Queue.CPU, job.id)
     assert "died 2 times" in _series(job).reason
@@ -106,10 +106,54 @@ def test_a_failed_series_can_be_tried_again_and_others_cannot(settings, job):
     with pytest.raises(StateError):
         retry(job.series_id)
     _series(job).move(State.FAILED, "no luck")
+    Job.update(attempts=2).execute()
     retry(job.series_id)
     assert _series(job).state == State.QUEUED
-    assert Job.select().count() == 2
-    assert Worker(settings)._take(Queue.CPU, job.id) is None
+    assert Job.select().count() == 1
+    assert Worker(settings)._take(Queue.CPU, job.id).attempts == 0
+
+
+def test_a_series_that_never_arrived_can_be_tried_again(settings):
+    series = Series.create(
+        series_instance_uid="1.9", study_instance_uid="1.2", last_instance_at=time.time() - 9999
+    )
+    series.move(State.COMPLETE)
+    series.move(State.FAILED, "nothing arrived")
+    retry(series.id)
+    assert Series.get_by_id(series.id).state == State.RECEIVING
+    assert Assembly(settings).sweep() == []
+    Series.update(last_instance_at=0).execute()
+    Assembly(settings).sweep()
+    again = Series.get_by_id(series.id)
+    assert (again.state, again.reason[:31]) == (State.FAILED, "nothing of it has arrived; the ")
+
+
+def test_a_late_slice_supersedes_the_job_that_runs(settings, job, monkeypatch):
+    _only(monkeypatch, Stage.CONVERT, lambda _: _series(job).move(State.RECEIVING, "late slice"))
+    Worker(settings).advance(Queue.CPU, job.id)
+    left = Job.get_by_id(job.id)
+    assert left.finished_at is not None
+    assert left.lease_owner is None
+    assert _series(job).state == State.RECEIVING
+    assert not StageRun.select().where(StageRun.finished).exists()
+
+
+def test_a_worker_that_lost_its_lease_records_nothing(settings, job, monkeypatch):
+    def slow(_):
+        Job.update(lease_owner="elsewhere:1:x", lease_until=time.time() + 60).execute()
+
+    _only(monkeypatch, Stage.CONVERT, slow)
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert Job.get_by_id(job.id).lease_owner == "elsewhere:1:x"
+    assert Job.get_by_id(job.id).finished_at is None
+    assert not StageRun.select().where(StageRun.finished).exists()
+
+
+def test_a_result_stays_in_view_when_a_later_job_fails(settings, job):
+    Job.update(result_series_uid="2.25.7", delivered_at=1.0).execute()
+    Job.create(series=job.series_id, recipe="native", voxels=1)
+    _series(job).move(State.FAILED, "no luck")
+    assert find(job.series_id).result_series_uid == "2.25.7"
 
 
 def test_estimates_learn_from_this_machine(settings, job):
@@ -122,6 +166,28 @@ def test_estimates_learn_from_this_machine(settings, job):
     # Seven stages of the native recipe, a volume twice the size of those before.
     assert left.seconds == pytest.approx(7 * 20)
     assert find(job.series_id).time_left == left
+
+
+def test_a_pacs_that_takes_everything_and_shows_nothing_is_given_up(settings, job, monkeypatch):
+    def not_shown(_):
+        raise DeliveryError("the PACS shows 0 of 9 instances that it accepted")
+
+    stored = []
+    _only(monkeypatch, Stage.STORE, stored.append)
+    _only(monkeypatch, Stage.CONFIRM, not_shown)
+    Job.update(stage=Stage.STORE.value).execute()
+    for state in (State.PREPARING, State.RESOLVING, State.DELIVERING):
+        _series(job).move(state)
+    worker = Worker(settings.model_copy(update={"delivery_attempts": 3}))
+    delays = []
+    while _series(job).state == State.DELIVERING:
+        worker.advance(Queue.DELIVERY, job.id)
+        delays.append(round(Job.get_by_id(job.id).not_before - time.time(), 1))
+        Job.update(not_before=0).execute()
+    assert len(stored) == 3
+    assert "shows 0 of 9" in _series(job).reason
+    assert "tried 3 times" in _series(job).reason
+    assert delays[1] > delays[0]
 
 
 @pytest.fixture
