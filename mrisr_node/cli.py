@@ -175,9 +175,12 @@ def send(
     from mrisr_node.jobs.resolve import find_series
 
     settings = load_settings()
-    folders = [p for p in paths if p.is_dir()]
-    files = [p for p in paths if p.is_file()]
-    files += [f for folder in folders for found in find_series(folder).values() for f in found]
+    files, odd = [], []
+    for path in paths:
+        found = [file for series in find_series(path).values() for file in series]
+        files += found
+        if path.is_file() and not found:
+            odd.append(f"{path.name}: it cannot be read as DICOM")
     if not files:
         raise SettingsError("there is no DICOM file in what was named")
     destination = (
@@ -194,10 +197,10 @@ def send(
     )
     with _progress() as bar:
         task = bar.add_task(f"C-STORE to {destination.called}", total=len(files))
-        refused = send_files(files, destination, lambda n: bar.update(task, completed=n))
+        refused = odd + send_files(files, destination, lambda n: bar.update(task, completed=n))
     for line in refused:
         _err.print(f"not stored: {line}", markup=False)
-    _out.print(f"{len(files) - len(refused)} of {len(files)} stored")
+    _out.print(f"{len(files) + len(odd) - len(refused)} of {len(files) + len(odd)} stored")
     raise typer.Exit(1 if refused else 0)
 
 

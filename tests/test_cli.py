@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_files import odd_group_length
 from pydicom import dcmread
 
 from mrisr_node.intake.receiver import Receiver
@@ -119,13 +120,20 @@ def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
     receiver = Receiver(settings)
     receiver.start()
     try:
-        done = _run("send", tmp_path / "in", "--to", "node",
-                    MRISR_RECEIVER_PORT=settings.receiver_port)  # fmt: skip
+        odd_group_length(sample.paths[0], tmp_path / "in" / "odd.dcm")
+        port = settings.receiver_port
+        done = _run("send", tmp_path / "in", "--to", "node", MRISR_RECEIVER_PORT=port)
+        odd = _run("send", sample.paths[0], tmp_path / "in" / "odd.dcm", "--to", "node",
+                   MRISR_RECEIVER_PORT=port)  # fmt: skip
     finally:
         receiver.stop()
     assert done.returncode == 0, done.stderr
     assert "3 of 3 stored" in done.stdout
     assert Instance.select().count() == len(sample.paths)
+    # What was named and is not DICOM is told; beside it the rest goes.
+    assert odd.returncode == 1, odd.stderr
+    assert "1 of 2 stored" in odd.stdout
+    assert "odd.dcm: it cannot be read as DICOM" in odd.stderr
 
 
 def test_a_wrong_setting_is_named():

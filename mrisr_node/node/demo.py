@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import time
@@ -16,23 +17,26 @@ from typing import Any
 import httpx
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.jobs.resolve import find_series
 from mrisr_node.jobs.stages import stages_of
 from mrisr_node.node.orthanc import free_port, port_is_free, storage_of
 from mrisr_node.node.sample import write_sample
 from mrisr_node.node.supervisor import Node, is_running, stop_on_signals
-from mrisr_node.node.verification import verify
+from mrisr_node.node.verification import compare_mni, compare_native, verify
 from mrisr_node.records import Job, Series, StageRun, State
 from mrisr_node.settings import Recipe, Settings
 from mrisr_node.web.auth import create_token
 from mrisr_node.web.viewer import comparison_url
 
-__all__ = ["find_series", "run"]
+__all__ = ["run"]
+
+_log = logging.getLogger(__name__)
 
 _HEADERS = [
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality",
@@ -117,8 +121,7 @@ def run(
             _follow(settings, sent, token, console)
             _judge(settings, sent, token, console, time.time() - began)
             done = [s for s in sent if s.verified]
-            failed = [s for s in sent if s.state is State.DONE and not s.verified]
-            if done and not failed:
+            if _succeeded(sent):
                 answer = _answer(settings, done)
             if not exit_when_done:
                 _show_links(settings, done, node, console)
@@ -132,7 +135,13 @@ def run(
     return 0 if answer else 1
 
 
-def find_series(path: Path) -> list[_Sent]:
+def _succeeded(sent: Sequence[_Sent]) -> bool:
+    """Tell whether something came back and nothing went wrong; what is skipped may be."""
+    ended_well = all(s.verified or s.state in (None, State.SKIPPED) for s in sent)
+    return ended_well and any(s.verified for s in sent)
+
+
+def _read_series(path: Path) -> list[_Sent]:
     """Return the series below a folder (or in one file), whatever else lies there.
 
     Raises
@@ -140,21 +149,26 @@ def find_series(path: Path) -> list[_Sent]:
     SettingsError
         Nothing there is DICOM.
     """
-    found: dict[str, _Sent] = {}
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not file.is_file() or file.name == "DICOMDIR":
-            continue
-        try:
-            header = dcmread(file, specific_tags=_HEADERS, stop_before_pixels=True)
-            study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
-        except (InvalidDicomError, AttributeError, OSError):
-            continue
-        sent = found.setdefault(series, _Sent(study, series, header.get("SeriesDescription", "")))
-        sent.headers.append(header)
-        sent.paths[str(header.file_meta.get("TransferSyntaxUID", ""))].append(file)
+    found = []
+    for uid, files in find_series(path).items():
+        sent = _Sent("", uid, "")
+        for file in files:
+            try:
+                header = dcmread(file, specific_tags=_HEADERS, stop_before_pixels=True)
+                study = str(header.StudyInstanceUID)
+                description = str(header.get("SeriesDescription") or "")
+                syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
+            except Exception as error:  # noqa: BLE001 - pydicom raises anything on a damaged header
+                _log.debug("%s is not sent: %s", file.name, type(error).__name__)
+                continue
+            sent.study_uid, sent.description = study, sent.description or description
+            sent.headers.append(header)
+            sent.paths[syntax].append(file)
+        if sent.headers:
+            found.append(sent)
     if not found:
         raise SettingsError(f"there is no DICOM file in {path}")
-    return list(found.values())
+    return found
 
 
 def _prepare(settings: Settings) -> Settings:
@@ -180,7 +194,7 @@ def _send(settings: Settings, dicom: Path | None, console: Console) -> list[_Sen
         sample = write_sample(settings.data_dir / "sample")
         console.print(f"Sample: {sample.head}, cut into {len(sample.paths)} slices of 5 mm")
         dicom = sample.folder
-    sent = find_series(dicom)
+    sent = _read_series(dicom)
     storescu = shutil.which("storescu")
     if storescu is None:
         raise SettingsError("storescu is missing: install Debian's package dcmtk")
@@ -297,8 +311,8 @@ def _judge(
             console.print(f"{name}: {series.state}: {series.view['reason']}")
         else:
             result = series.view["result_series_uid"]
-            if settings.recipe is Recipe.NATIVE:
-                series.problems = verify(url, token, series.headers, result)
+            compare = compare_native if settings.recipe is Recipe.NATIVE else compare_mni
+            series.problems = verify(url, token, series.headers, result, compare)
             console.print(_stage_table(series, settings.recipe, name))
             for problem in series.problems:
                 console.print(f"{name}: the result is wrong: {problem}")
@@ -308,7 +322,7 @@ def _judge(
 
 
 def _stage_table(series: _Sent, recipe: Recipe, name: str) -> Table:
-    table = Table("stage", "seconds", "peak memory", title=name)
+    table = Table("stage", "seconds", "peak memory", title=Text(name))
     job = (
         Job.select()
         .join(Series)

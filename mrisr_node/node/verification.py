@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,18 @@ from requests.exceptions import RequestException
 from mrisr_node.errors import NodeError
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
 
-__all__ = ["compare", "fetch_headers", "verify"]
+__all__ = ["compare_mni", "compare_native", "fetch_headers", "verify"]
+
+Compare = Callable[[Sequence[Dataset], Sequence[Dataset]], list[str]]
 
 _TOLERANCE_MM = 0.01
 _FINEST_MM = 0.8
 """Slices of a result are never closer than this."""
 
 
-def verify(url: str, token: str, source: Sequence[Dataset], result_series: str) -> list[str]:
+def verify(
+    url: str, token: str, source: Sequence[Dataset], result_series: str, compare: Compare
+) -> list[str]:
     """Fetch a result's headers over DICOMweb and compare them with the source's.
 
     Parameters
@@ -33,6 +37,8 @@ def verify(url: str, token: str, source: Sequence[Dataset], result_series: str) 
         Headers of the series that was sent.
     result_series
         Series Instance UID of the result.
+    compare
+        What the headers are held against: `compare_native` or `compare_mni`.
 
     Returns
     -------
@@ -55,7 +61,7 @@ def fetch_headers(url: str, token: str, study: str, series: str) -> list[Dataset
     return [Dataset.from_json(header, bulk_data_uri_handler=lambda _: b"") for header in headers]
 
 
-def compare(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:
+def compare_native(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:
     """Return in what a result differs from what its source asks for."""
     if not result:
         return ["the result has no instances"]
@@ -68,6 +74,38 @@ def compare(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:
     except NodeError as error:
         return [*problems, f"the geometry cannot be read: {error}"]
     return problems + _compare_geometry(thick, thin)
+
+
+def compare_mni(source: Sequence[Dataset], result: Sequence[Dataset]) -> list[str]:
+    """Return in what a result of recipe ``mni`` differs from the template's grid."""
+    if not result:
+        return ["the result has no instances"]
+    problems = []
+    if {str(d.get("StudyInstanceUID")) for d in result} != {str(source[0].get("StudyInstanceUID"))}:
+        problems.append("StudyInstanceUID is not that of the source")
+    frames = {str(d.get("FrameOfReferenceUID") or "") for d in result}
+    if len(frames) != 1 or "" in frames:
+        problems.append("the images do not share one FrameOfReferenceUID")
+    elif frames == {str(source[0].get("FrameOfReferenceUID"))}:
+        problems.append("FrameOfReferenceUID is the source's, but MNI space is another")
+    try:
+        found = read_acquisition(result)
+    except NodeError as error:
+        return [*problems, f"the geometry cannot be read: {error}"]
+    # Imported here: it brings ANTs and nilearn, seconds that the other recipe need not wait for.
+    from mrisr_node.volumes.registration import load_template
+
+    template = load_template()
+    columns, rows, slices = template.data.shape
+    if len(found.slices) != slices:
+        problems.append(f"there are {len(found.slices)} slices instead of {slices}")
+    elif found.shape != (columns, rows, slices):
+        problems.append("the images have another size than the template's")
+    elif not np.allclose(found.affine, template.affine, atol=1e-4):
+        problems.append("the images do not lie on the template's grid")
+    if found.unevenness > _TOLERANCE_MM:
+        problems.append("the slices are not evenly spaced")
+    return problems
 
 
 def _compare_geometry(thick: Acquisition, thin: Acquisition) -> list[str]:

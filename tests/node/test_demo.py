@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from odd_files import odd_group_length
+from pydicom import dcmread
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.node import demo
-from mrisr_node.node.demo import find_series
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
 from mrisr_node.node.supervisor import child_environment
 from mrisr_node.settings import Settings
@@ -23,15 +24,50 @@ def test_series_are_found_among_other_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not DICOM")
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "cut.dcm").write_bytes(one.paths[0].read_bytes()[:200])
-    found = {s.series_uid: s for s in find_series(tmp_path)}
+    found = {s.series_uid: s for s in demo._read_series(tmp_path)}
     assert set(found) == {one.series_uid, other.series_uid}
     assert found[one.series_uid].paths == {"1.2.840.10008.1.2.1": list(one.paths)}
-    assert [s.series_uid for s in find_series(one.paths[0])] == [one.series_uid]
+    assert [s.series_uid for s in demo._read_series(one.paths[0])] == [one.series_uid]
+
+
+@pytest.mark.parametrize(
+    ("states", "succeeded"),
+    [
+        (["done"], True),
+        (["done", "skipped", None], True),
+        (["done", "failed"], False),
+        (["done", "wrong"], False),
+        (["skipped"], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+def test_success_needs_a_verified_result_and_no_failure(
+    states: list[str | None], succeeded: bool
+) -> None:
+    sent = []
+    for state in states:
+        series = demo._Sent("1.2", "1.3", "")
+        if state is not None:
+            series.view = {"state": "done" if state == "wrong" else state}
+        series.problems = ["it is upside down"] if state == "wrong" else []
+        sent.append(series)
+    assert demo._succeeded(sent) is succeeded
+
+
+def test_odd_headers_are_passed_over(tmp_path: Path) -> None:
+    one = write_sample(tmp_path, Acquisition(slices=2, matrix=16))
+    odd_group_length(one.paths[0], tmp_path / "odd.dcm")
+    no_study = dcmread(one.paths[0])
+    del no_study.StudyInstanceUID
+    no_study.save_as(tmp_path / "no-study.dcm")
+    [found] = demo._read_series(tmp_path)
+    assert len(found.headers) == 2
 
 
 def test_a_folder_without_dicom_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no DICOM"):
-        find_series(tmp_path)
+        demo._read_series(tmp_path)
 
 
 def test_taken_ports_are_replaced_and_old_data_removed(
