@@ -43,6 +43,11 @@ def entry(evaluation: Evaluation) -> dict[str, object]:
             summary.method: {
                 "psnr_db": round(summary.psnr_db[0], 3),
                 "psnr_db_95": [round(value, 3) for value in summary.psnr_db[1:]],
+                "psnr_db_each": [
+                    round(score.psnr_db, 2)
+                    for score in evaluation.scores
+                    if score.method == summary.method
+                ],
                 "ssim": round(summary.ssim[0], 4),
                 "hfen": round(summary.hfen[0], 4),
             }
