@@ -15,22 +15,27 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-from pydicom.valuerep import DSfloat
 
 from mrisr_node import __version__
 from mrisr_node.errors import ResultError
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
 from mrisr_node.results.attributes import carry_over
+from mrisr_node.results.values import (
+    NORMALISED,
+    Encoding,
+    Window,
+    decimal,
+    encoding_of,
+    lossy_compression,
+    window_of,
+)
 from mrisr_node.volumes.acquisition import Acquisition, Slice
 from mrisr_node.volumes.geometry import Volume, ras_to_lps
 
-__all__ = ["Provenance", "WrittenSeries", "write_mr_series"]
+__all__ = ["Provenance", "WrittenSeries", "require_placement", "write_mr_series"]
 
 _MANUFACTURER = "mrisr_node project"
-_SPATIAL_RESAMPLING = Code("113085", "DCM", "Spatial resampling")
 _SERIES_NUMBER_OFFSET = 1000
-# Where a result has no intensities of its source, the mean of the brain gets this value.
-_NORMALISED_UNIT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -68,23 +73,17 @@ class WrittenSeries:
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class _Encoding:
-    """How real values become stored pixel values."""
+def require_placement(sources: Sequence[Dataset]) -> None:
+    """Refuse a source that no result can be placed beside; worth asking before any work is done.
 
-    slope: float
-    intercept: float
-    signed: bool
-    declared: bool
-
-    def encode(self, data: NDArray[np.float32]) -> NDArray[np.integer]:
-        kind = np.int16 if self.signed else np.uint16
-        limits = np.iinfo(kind)
-        stored = np.rint((data.astype(np.float64) - self.intercept) / self.slope)
-        return np.clip(stored, limits.min, limits.max).astype(kind)
-
-
-_NORMALISED = _Encoding(1 / _NORMALISED_UNIT, 0.0, signed=False, declared=False)
+    Raises
+    ------
+    ResultError
+        An instance names no study or no frame of reference.
+    """
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not all(d.get(keyword) for d in sources):
+            raise ResultError(f"the source has no {keyword}; without it no result can be placed")
 
 
 def write_mr_series(
@@ -115,15 +114,17 @@ def write_mr_series(
     ResultError
         The source lacks what a conformant result needs.
     """
+    require_placement(sources)
     first = min(sources, key=lambda d: (int(d.get("InstanceNumber") or 0), str(d.SOPInstanceUID)))
     made_of = hashlib.sha256("|".join(sorted(str(d.SOPInstanceUID) for d in sources)).encode())
     identity = (made_of.hexdigest(), provenance.digest, *provenance.parameters, __version__)
     series_uid = derive_uid("series", provenance.recipe, *identity)
     template = _series_template(first, provenance, series_uid, in_source_space)
-    encoding = (
-        _encoding(sources) if in_source_space else _Encoding(1 / _NORMALISED_UNIT, 0, False, False)
-    )
-    _describe_pixels(template, first, volume, encoding, in_source_space)
+    template.update(lossy_compression(sources))
+    encoding = encoding_of(sources, volume.data) if in_source_space else NORMALISED
+    window = window_of(sources, acquisition) if in_source_space else None
+    _describe_pixels(template, first, volume, encoding, window or _window(volume, encoding))
+    _name(template, first, volume, in_source_space)
     lps = ras_to_lps(volume.affine)
     reverse = in_source_space and _numbered_downwards(sources, acquisition)
     count = volume.data.shape[2]
@@ -153,9 +154,6 @@ def _series_template(
     first: Dataset, provenance: Provenance, series_uid: str, in_source_space: bool
 ) -> Dataset:
     """Return everything that the instances of the series share."""
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not first.get(keyword):
-            raise ResultError(f"the source has no {keyword}; without it no result can be placed")
     made = provenance.made_at
     ds = carry_over(first)
     ds.SOPClassUID = MRImageStorage
@@ -176,12 +174,11 @@ def _series_template(
     )
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "RESAMPLED"]
     ds.DerivationDescription = provenance.sentence[:1024]
-    ds.DerivationCodeSequence = [_code(_SPATIAL_RESAMPLING)]
+    ds.DerivationCodeSequence = [
+        _code(codes.DCM.SpatialResampling),
+        _code(codes.DCM.ArtificialIntelligence),
+    ]
     ds.BurnedInAnnotation = "NO"
-    ds.LossyImageCompression = "01" if first.get("LossyImageCompression") == "01" else "00"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if ds.LossyImageCompression == "01" and keyword in first:
-            ds[keyword] = first[keyword]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -192,36 +189,43 @@ def _series_template(
 
 
 def _describe_pixels(
-    ds: Dataset, first: Dataset, volume: Volume, encoding: _Encoding, in_source_space: bool
+    ds: Dataset, first: Dataset, volume: Volume, encoding: Encoding, window: Window
 ) -> None:
     columns, rows, _ = volume.data.shape
     column_spacing, row_spacing, slice_spacing = volume.spacing
-    name = str(first.get("SeriesDescription") or first.get("ProtocolName") or "MR")
-    where = "" if in_source_space else " MNI"
-    ds.SeriesDescription = f"SR{where} {slice_spacing:.1f}mm {name}"[:64]
     ds.Rows, ds.Columns = rows, columns
-    ds.PixelSpacing = [_ds(row_spacing), _ds(column_spacing)]
-    ds.SliceThickness = ds.SpacingBetweenSlices = _ds(slice_spacing)
+    ds.PixelSpacing = [decimal(row_spacing), decimal(column_spacing)]
+    ds.SliceThickness = ds.SpacingBetweenSlices = decimal(slice_spacing)
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = (
-        str(first.PhotometricInterpretation) if in_source_space else "MONOCHROME2"
+        "MONOCHROME2" if encoding is NORMALISED else str(first.PhotometricInterpretation)
     )
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit = 15
     ds.PixelRepresentation = int(encoding.signed)
     if encoding.declared:
-        ds.RescaleSlope, ds.RescaleIntercept = _ds(encoding.slope), _ds(encoding.intercept)
+        ds.RescaleSlope, ds.RescaleIntercept = decimal(encoding.slope), decimal(encoding.intercept)
         ds.RescaleType = "US"
-    window = _window(first) if in_source_space else None
-    if window is None:
-        low, high = (float(v) for v in np.percentile(volume.data, (1, 99.5)))
-        scale = 1.0 if in_source_space else _NORMALISED_UNIT
-        window = scale * (low + high) / 2, max(1.0, scale * (high - low))
-    ds.WindowCenter, ds.WindowWidth = _ds(window[0]), _ds(window[1])
+    ds.WindowCenter, ds.WindowWidth = decimal(window.center), decimal(window.width)
+    if window.function != "LINEAR":
+        ds.VOILUTFunction = window.function
+
+
+def _window(volume: Volume, encoding: Encoding) -> Window:
+    """Return a window for a volume whose source has none: all but the brightest."""
+    scale = 1.0 if encoding.declared else 1 / encoding.slope
+    low, high = (scale * float(v) for v in np.percentile(volume.data, (1, 99.5)))
+    return Window((low + high) / 2, max(1.0, high - low))
+
+
+def _name(ds: Dataset, first: Dataset, volume: Volume, in_source_space: bool) -> None:
+    name = str(first.get("SeriesDescription") or first.get("ProtocolName") or "MR")
+    where = "" if in_source_space else " MNI"
+    ds.SeriesDescription = f"SR{where} {volume.spacing[2]:.1f}mm {name}"[:64]
 
 
 def _instance(
-    template: Dataset, volume: Volume, lps: NDArray[np.float64], index: int, encoding: _Encoding
+    template: Dataset, volume: Volume, lps: NDArray[np.float64], index: int, encoding: Encoding
 ) -> Dataset:
     ds = Dataset()
     ds.update(template)
@@ -229,9 +233,9 @@ def _instance(
     ds.file_meta.update(template.file_meta)
     row, column = (lps[:3, axis] / np.linalg.norm(lps[:3, axis]) for axis in (0, 1))
     position = lps[:3, 3] + index * lps[:3, 2]
-    ds.ImageOrientationPatient = [_ds(v) for v in (*row, *column)]
-    ds.ImagePositionPatient = [_ds(v) for v in position]
-    ds.SliceLocation = _ds(float(np.cross(row, column) @ position))
+    ds.ImageOrientationPatient = [decimal(v) for v in (*row, *column)]
+    ds.ImagePositionPatient = [decimal(v) for v in position]
+    ds.SliceLocation = decimal(float(np.cross(row, column) @ position))
     pixels = encoding.encode(volume.data[:, :, index].T)
     ds.PixelData = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
     ds["PixelData"].VR = "OW"
@@ -239,40 +243,6 @@ def _instance(
     ds.SmallestImagePixelValue = int(pixels.min())
     ds.LargestImagePixelValue = int(pixels.max())
     return ds
-
-
-def _encoding(sources: Sequence[Dataset]) -> _Encoding:
-    """Store values as the source does, so that its window and its numbers stay true."""
-    pairs = {_rescale(d) for d in sources}
-    slope, intercept = pairs.pop() if len(pairs) == 1 else (1.0, 0.0)
-    signed = any(int(d.get("PixelRepresentation") or 0) for d in sources)
-    return _Encoding(slope, intercept, signed, declared=(slope, intercept) != (1.0, 0.0))
-
-
-def _rescale(dataset: Dataset) -> tuple[float, float]:
-    groups = dataset.get("SharedFunctionalGroupsSequence") or []
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for holder in (dataset, *_items([*groups, *frames[:1]], "PixelValueTransformationSequence")):
-        if holder.get("RescaleSlope"):
-            return float(holder.RescaleSlope), float(holder.get("RescaleIntercept") or 0)
-    return 1.0, 0.0
-
-
-def _window(dataset: Dataset) -> tuple[float, float] | None:
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    middle = frames[len(frames) // 2 : len(frames) // 2 + 1]
-    for holder in (dataset, *_items([*shared, *middle], "FrameVOILUTSequence")):
-        center, width = holder.get("WindowCenter"), holder.get("WindowWidth")
-        if center not in (None, "") and width not in (None, ""):
-            values = [v if isinstance(v, int | float | str) else v[0] for v in (center, width)]
-            if float(values[1]) >= 1:
-                return float(values[0]), float(values[1])
-    return None
-
-
-def _items(groups: Sequence[Dataset], name: str) -> list[Dataset]:
-    return [item for group in groups for item in group.get(name) or []]
 
 
 def _numbered_downwards(sources: Sequence[Dataset], acquisition: Acquisition) -> bool:
@@ -339,8 +309,3 @@ def _code(code: Code) -> Dataset:
     item.CodingSchemeDesignator = code.scheme_designator
     item.CodeMeaning = code.meaning
     return item
-
-
-def _ds(value: float) -> DSfloat:
-    """Return a decimal string of at most 16 characters (PS3.5 6.2)."""
-    return DSfloat(0.0 if abs(value) < 1e-12 else value, auto_format=True)

@@ -18,12 +18,14 @@ from pydicom.dataset import Dataset
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.volumes.geometry import Affine, lps_to_ras
 
-__all__ = ["Acquisition", "Slice", "read_acquisition", "slices_of"]
+__all__ = ["Acquisition", "Slice", "read_acquisition", "rescales_of", "slices_of"]
 
 # Positions are often written with one decimal, and gradients are never perfectly linear. Past this
 # part of the slice distance a stack is not one regular grid.
 _UNEVEN = 0.02
 _ORIENTATION = 1e-3
+# Cosines written with three decimals are this much off at most.
+_PERPENDICULAR = 2e-3
 _SPACING = 1e-3
 
 
@@ -177,7 +179,7 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
     return Acquisition(
         slices=tuple(slices),
         affine=lps_to_ras(affine),
-        thickness=stated if stated is not None and stated > 0 else distance,
+        thickness=stated if stated is not None and 0 < stated < np.inf else distance,
         unevenness=unevenness,
     )
 
@@ -186,13 +188,8 @@ def _same_plane(slices: Sequence[Slice]) -> None:
     if not slices:
         raise NotEligible("the series holds no image")
     first = slices[0]
-    size = abs(np.linalg.norm(np.cross(first.row_cosine, first.column_cosine)) - 1)
-    values = np.concatenate([np.concatenate([s.position, s.pixel_spacing]) for s in slices])
-    if size > _ORIENTATION or not np.isfinite(values).all() or min(first.pixel_spacing) <= 0:
-        raise ConversionError(
-            "position, orientation or pixel spacing of the images is not a possible one"
-        )
     for s in slices:
+        _possible(s)
         turned = max(
             float(np.abs(s.row_cosine - first.row_cosine).max()),
             float(np.abs(s.column_cosine - first.column_cosine).max()),
@@ -208,6 +205,42 @@ def _same_plane(slices: Sequence[Slice]) -> None:
             _SPACING
         ):
             raise NotEligible("the images have several pixel spacings; one series is one volume")
+
+
+def _possible(s: Slice) -> None:
+    """Refuse numbers that no scanner can mean; a comparison with NaN never does so by itself."""
+    values = (s.position, s.row_cosine, s.column_cosine, np.array(s.pixel_spacing))
+    if not np.isfinite(np.concatenate(values)).all() or min(s.pixel_spacing) <= 0:
+        raise ConversionError(
+            "position, orientation or pixel spacing of the images is not a possible one"
+        )
+    lengths = np.array([np.linalg.norm(s.row_cosine), np.linalg.norm(s.column_cosine)])
+    if (
+        np.abs(lengths - 1).max() > _ORIENTATION
+        or abs(s.row_cosine @ s.column_cosine) > _PERPENDICULAR
+    ):
+        raise ConversionError(
+            "the directions of rows and columns (ImageOrientationPatient) do not stand at right"
+            " angles, or are no directions at all; such a volume has no rectangular grid"
+        )
+
+
+def rescales_of(dataset: Dataset) -> list[tuple[float, float]]:
+    """Return RescaleSlope and RescaleIntercept of an instance, or of each of its frames."""
+    name = "PixelValueTransformationSequence"
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+    return [
+        _rescale([item for group in (frame, *shared) for item in group.get(name) or []] + [dataset])
+        for frame in frames
+    ]
+
+
+def _rescale(holders: Sequence[Dataset]) -> tuple[float, float]:
+    for holder in holders:
+        if holder.get("RescaleSlope"):
+            return float(holder.RescaleSlope), float(holder.get("RescaleIntercept") or 0)
+    return 1.0, 0.0
 
 
 def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:

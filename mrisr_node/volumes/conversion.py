@@ -21,10 +21,9 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_rescale
 
 from mrisr_node.errors import ConversionError
-from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
+from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, rescales_of
 from mrisr_node.volumes.geometry import Affine, Volume
 
 __all__ = ["Conversion", "convert"]
@@ -64,7 +63,7 @@ def convert(paths: Sequence[Path]) -> Conversion:
     datasets = [dcmread(path) for path in paths]
     acquisition = read_acquisition(datasets)
     with tempfile.TemporaryDirectory(prefix="mrisr-convert-") as folder:
-        image = _run(paths, Path(folder))
+        image = _run(paths, Path(folder), each_scaled=_scaled_by_themselves(datasets))
         stored = nib.nifti1.Nifti1Image.from_filename(image)
         if len(stored.shape) != 3:
             raise ConversionError(
@@ -81,7 +80,11 @@ def convert(paths: Sequence[Path]) -> Conversion:
     )
 
 
-def _run(paths: Sequence[Path], folder: Path) -> Path:
+def _scaled_by_themselves(datasets: Sequence[Dataset]) -> bool:
+    return len({pair for dataset in datasets for pair in rescales_of(dataset)}) > 1
+
+
+def _run(paths: Sequence[Path], folder: Path, *, each_scaled: bool) -> Path:
     """Run ``dcm2niix`` and return the one NIfTI that it made."""
     source, target = folder / "dicom", folder / "nifti"
     source.mkdir()
@@ -89,7 +92,10 @@ def _run(paths: Sequence[Path], folder: Path) -> Path:
     for number, path in enumerate(paths):
         # Names of our own: what came from outside never becomes a path or an argument.
         shutil.copyfile(path, source / f"{number:06d}.dcm")
-    command = [dcm2niix, "-b", "n", "-z", "n", "-p", "n", "-m", "y", "-f", "volume"]
+    # Without -p it takes the first slice's rescale for all. With it, Philips' own private scaling
+    # comes in where all are the same, and the values are no longer those of a DICOM reader.
+    precise = "y" if each_scaled else "n"
+    command = [dcm2niix, "-b", "n", "-z", "n", "-p", precise, "-m", "y", "-f", "volume"]
     try:
         done = subprocess.run(
             [*command, "-o", str(target), str(source)],
@@ -133,10 +139,12 @@ def _same_voxels(
     """Check every voxel against what pydicom reads from the files."""
     pixels: dict[tuple[str, int], NDArray[np.float32]] = {}
     for dataset in datasets:
-        array = dataset.pixel_array
-        frames = array if array.ndim == 3 else array[None]
-        for number, frame in enumerate(frames, start=1):
-            scaled = _rescaled(frame, dataset, number)
+        frames = _decoded(dataset)
+        scales = rescales_of(dataset)
+        for number, (frame, (slope, intercept)) in enumerate(
+            zip(frames, scales, strict=True), start=1
+        ):
+            scaled = frame * np.float64(slope) + intercept
             pixels[str(dataset.SOPInstanceUID), number] = scaled.astype(np.float32)
     for index, place in enumerate(acquisition.slices):
         expected = pixels[place.sop_instance_uid, place.frame].T
@@ -147,14 +155,22 @@ def _same_voxels(
             )
 
 
-def _rescaled(frame: NDArray[np.generic], dataset: Dataset, number: int) -> NDArray[np.generic]:
-    frames = dataset.get("PerFrameFunctionalGroupsSequence")
-    if frames is None:
-        return apply_rescale(frame, dataset)
-    name = "PixelValueTransformationSequence"
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    groups = frames[number - 1].get(name) or shared.get(name)
-    return apply_rescale(frame, groups[0]) if groups else frame
+def _decoded(dataset: Dataset) -> NDArray[np.generic]:
+    """Return the frames of an instance, as stored."""
+    try:
+        array = dataset.pixel_array
+    except Exception as error:
+        # Decoders raise anything on data that were damaged or made wrongly.
+        raise ConversionError(
+            f"the pixel data of an image cannot be read ({type(error).__name__}: they are damaged,"
+            " cut off, or stored in an unknown way); send the series again, uncompressed"
+        ) from error
+    frames = array if array.ndim == 3 else array[None]
+    if len(frames) != len(rescales_of(dataset)):
+        raise ConversionError(
+            f"an image holds {len(frames)} frames and describes {len(rescales_of(dataset))}"
+        )
+    return frames
 
 
 def _compare(affine: Affine, acquisition: Acquisition) -> str:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.node.sample import Acquisition, Plane, write_sample
@@ -60,6 +62,75 @@ def test_rescaled_values_are_real_values(tmp_path):
     volume = convert(sample.paths).volume
     index = np.linalg.solve(ras_to_lps(volume.affine), np.append(first, 1))
     assert np.array_equal(volume.data[:, :, round(index[2])].T, stored * 0.5 - 10)
+
+
+def test_slices_scaled_each_by_itself_are_real_values(tmp_path):
+    sample = write_sample(tmp_path, Acquisition(slices=8, matrix=64))
+    for index, path in enumerate(sample.paths):
+        dataset = dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"0.0{index + 1}", f"{-index}"
+        dataset.save_as(path)
+    volume = convert(sample.paths).volume
+    for dataset in map(dcmread, sample.paths):
+        position = np.array([float(v) for v in dataset.ImagePositionPatient])
+        index = np.linalg.solve(ras_to_lps(volume.affine), np.append(position, 1))
+        real = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        assert np.allclose(volume.data[:, :, round(index[2])].T, real, atol=1e-4)
+
+
+def _twelve_bits(dataset):
+    dataset.BitsAllocated = dataset.BitsStored = 12
+    dataset.HighBit = 11
+
+
+def _cut_off(dataset):
+    dataset.PixelData = dataset.PixelData[:100]
+
+
+def _junk(dataset):
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([b"junkjunk"])
+    dataset["PixelData"].VR = "OB"
+
+
+@pytest.mark.parametrize("spoil", [_twelve_bits, _cut_off, _junk])
+def test_pixel_data_that_cannot_be_read_are_a_reason(tmp_path, spoil):
+    sample = write_sample(tmp_path, Acquisition(slices=8, matrix=32))
+    for path in sample.paths:
+        dataset = dcmread(path)
+        spoil(dataset)
+        dataset.save_as(path)
+    with pytest.raises(ConversionError, match="pixel data"):
+        convert(sample.paths)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "reason"),
+    [
+        ([float("nan"), 0, 0, 0, 1, 0], "not a possible one"),
+        ([1, 0, 0, float("inf"), 1, 0], "not a possible one"),
+        # Their cross product has nearly the length 1, as that of a right angle has.
+        ([1, 0, 0, 0.03, 0.99955, 0], "right angles"),
+        ([2, 0, 0, 0, 0.5, 0], "right angles"),
+        ([0, 0, 0, 0, 0, 0], "right angles"),
+    ],
+)
+def test_directions_that_are_none_are_refused(tmp_path, orientation, reason):
+    sample = write_sample(tmp_path, Acquisition(slices=8, matrix=32))
+    datasets = [dcmread(path) for path in sample.paths]
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = orientation
+    with pytest.raises(ConversionError, match=reason):
+        read_acquisition(datasets)
+
+
+def test_cosines_of_three_decimals_are_directions(tmp_path):
+    sample = write_sample(tmp_path, Acquisition(rotation=(15, 8, -20), slices=8, matrix=32))
+    datasets = [dcmread(path) for path in sample.paths]
+    for dataset in datasets:
+        cosines = [f"{v:.3f}" for v in dataset.ImageOrientationPatient]
+        dataset.ImageOrientationPatient = cosines
+    assert read_acquisition(datasets).shape == (32, 32, 8)
 
 
 def test_a_missing_slice_is_refused(tmp_path):
