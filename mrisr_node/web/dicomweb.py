@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 # Orthanc keeps a STOW-RS body in memory.
 _LARGEST_STORE = 2 * 1024**3
 
-_UID = r"[0-9.]{1,64}"
+# Digits between single dots: two dots would lead out of what was asked for.
+_UID = r"(?![0-9.]{65})[0-9]+(?:\.[0-9]+)*"
 _FRAMES = r"frames/[0-9]{1,9}(?:,[0-9]{1,9}){0,999}"
 _STUDY, _SERIES, _INSTANCE = (
     f"studies/{_UID}",

@@ -13,7 +13,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import RLELossless, generate_uid
 from web_samples import make_series
 
-from mrisr_node.web.dicomweb import _READ
+from mrisr_node.web.dicomweb import _READ, _STORE
 
 UIDS = "studies/1.2/series/1.3/instances/1.4"
 
@@ -167,6 +167,20 @@ def test_nothing_else_of_orthanc_can_be_reached(door, path):
             assert answer.status_code in (400, 404)
             assert "Orthanc" not in answer.text
         assert tool.post(f"/dicom-web/{path}", content=b"{}").status_code in (400, 404, 415)
+
+
+@pytest.mark.parametrize(
+    "uid", [".", "..", "...", "1.", ".1", "1..2", "1.2\n", "", "1" * 65, "1." + "2" * 63]
+)
+def test_what_is_no_uid_matches_no_resource(uid):
+    for resource in (
+        f"studies/{uid}", f"studies/{uid}/series/1.3", f"studies/1.2/series/{uid}",
+        f"studies/1.2/series/{uid}/instances/{uid}", f"studies/{uid}/series/{uid}/metadata",
+    ):  # fmt: skip
+        assert not _READ.fullmatch(resource)
+    assert not _STORE.fullmatch(f"studies/{uid}")
+    longest = "1." + "2" * 62
+    assert _READ.fullmatch(f"studies/{longest}/series/{longest}/instances/{longest}/frames/1")
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "PROPFIND", "TRACE"])

@@ -103,6 +103,26 @@ def test_the_pacs_is_told_only_what_it_needs(before):
     assert "transfer-syntax=*" in second
 
 
+def test_dots_in_place_of_uids_never_reach_the_pacs(before):
+    # Raw: every client of HTTP would take the dots out of the address by itself.
+    paths = (
+        "studies/..", "studies/../series/..", "studies/1.2/series/../instances/..",
+        "studies/1.2/series/..", "studies/./series/1.3", "studies/%2e%2e/series/%2e%2e",
+        "studies/../series/../instances/../frames/1", "studies/1..2",
+    )  # fmt: skip
+    with before(reply("200 OK", b"[]")) as (door, pacs):
+        for method in ("GET", "POST"):
+            for path in paths:
+                with socket.create_connection(("127.0.0.1", door.settings.web_port), 10) as peer:
+                    peer.sendall(
+                        f"{method} /dicom-web/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+                        f"Authorization: Bearer {door.token}\r\nConnection: close\r\n\r\n".encode()
+                    )
+                    status = peer.makefile("rb").readline().split()[1]
+                assert status in (b"400", b"404"), (method, path)
+        assert pacs.requests == []
+
+
 def test_queries_are_put_as_orthanc_understands_them(before):
     asked = {
         "includefield=00081030%2C00080060": "includefield=00081030,00080060",
