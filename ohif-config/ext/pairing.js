@@ -15,9 +15,12 @@ const isImage = displaySet => displaySet.Modality === 'MR' && displaySet.instanc
 
 const isDerived = displaySet => imageType(displaySet).includes('DERIVED');
 
-/** A series that this node made: derived, and named "SR 1mm …". */
+/**
+ * A series that this node made to be seen beside its original: derived, and named "SR 1mm …".
+ * "SR MNI 1mm …" lies in a frame of reference of its own, where nothing corresponds by place.
+ */
 export const isResult = displaySet =>
-  isImage(displaySet) && isDerived(displaySet) && /^SR\s/.test(description(displaySet));
+  isImage(displaySet) && isDerived(displaySet) && /^SR\s(?!MNI\s)/.test(description(displaySet));
 
 const isOriginal = displaySet => isImage(displaySet) && !isDerived(displaySet);
 

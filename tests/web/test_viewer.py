@@ -203,6 +203,7 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
           const t1r = series('11', 'SR 1mm T1', derived, { ...from('1'), SeriesTime: '1' });
           const t2r = series('12', 'SR 1mm T2', derived, { ...from('2'), SeriesTime: '2' });
           const mpr = series('3', 'MPR', derived);
+          const mni = series('15', 'SR MNI 1.0mm T1', derived, { ...from('1'), SeriesTime: '9' });
           const bare = series('13', 'SR 1mm T2', 'DERIVED\\\\SECONDARY');
           const lost = series('14', 'SR 1mm T1', derived, from('9'));
           const uids = pair =>
@@ -219,7 +220,10 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
             noSource: uids(choosePair([t1r])),
             lost: uids(choosePair([t1, t2, lost])),
             byName: uids(choosePair([t1, t2, bare])),
-            results: all.filter(isResult).map(one => one.SeriesInstanceUID),
+            mniIsNoPartner: uids(choosePair([...all, mni])),
+            onlyMni: uids(choosePair([t1, mni])),
+            mniAskedFor: uids(choosePair([...all, mni], pinned('?srSeries=15'))),
+            results: [...all, mni].filter(isResult).map(one => one.SeriesInstanceUID),
           };
         }"""
     )
@@ -233,6 +237,9 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
         "noSource": None,
         "lost": None,
         "byName": ["2", "13"],
+        "mniIsNoPartner": ["2", "12"],
+        "onlyMni": None,
+        "mniAskedFor": ["1", "15"],
         "results": ["11", "12"],
     }
 
