@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the node needs and this machine lacks; does nothing, quickly,
-# where none is lacking. Without apt-get or the right to use it, says what to install and ends well:
-# the node can use an Orthanc that runs elsewhere (MRISR_ORTHANC_URL).
+# where none is lacking. Without apt-get, the right to use it or what it fetches, says what to
+# install and ends well: the node can use an Orthanc that runs elsewhere (MRISR_ORTHANC_URL), and
+# works without most of the others.
 set -euo pipefail
 
 # What the user must read goes to descriptor 3, which setup keeps on the terminal.
@@ -43,9 +44,11 @@ if [ ! -e "$policy" ]; then
   "${as_root[@]}" chmod 755 "$policy"
   trap '"${as_root[@]}" rm -f "$policy"' EXIT
 fi
-"${as_root[@]}" apt-get update -q
+# Old lists may still do, so only the installation decides.
+"${as_root[@]}" apt-get update -q || echo "apt-get update failed"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get install -q -y --no-install-recommends "${missing[@]}"
+  apt-get install -q -y --no-install-recommends "${missing[@]}" ||
+  by_hand "apt-get could not install everything (.setup/setup.log says why)"
 case " ${missing[*]} " in
   *" orthanc "*)
     # Nor must it start with the machine: it would be a second, unconfigured PACS.
