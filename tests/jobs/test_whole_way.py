@@ -1,15 +1,23 @@
 """What hospitals send, through a whole node: Orthanc, receiver, workers, PACS and back."""
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import httpx
 import pytest
 from pydicom import dcmread
 
 from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.overview import overview
 from mrisr_node.jobs.resolve import find_series
+from mrisr_node.node.supervisor import child_environment
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 from mrisr_node.results.delivery import Pacs
+from mrisr_node.web.auth import create_token
 
 ENDED = (State.DONE, State.SKIPPED, State.FAILED)
 
@@ -43,7 +51,7 @@ def _send(store, settings, folder):
 
 
 def test_thick_slices_of_every_kind_come_back_thin(records, store, shared_data):
-    names = ("papaya_brain", "qa_decub_HFP_t1sag")
+    names = ("papaya_brain", "qa_decub_HFP_t1sag", "qa_decub_HFDL_t1sag")
     sent = {}
     for name in names:
         sent |= _send(store, records, shared_data(f"series/{name}"))
@@ -76,6 +84,27 @@ REFUSED = (
 )
 
 
+def _command_line(settings):
+    """Return the reasons that ``mrisr-node jobs`` gives."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mrisr-node"), "jobs", "--json", "--limit", "1000"],
+        env=child_environment(settings), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {row["series_instance_uid"]: row["reason"] for row in json.loads(done.stdout)}
+
+
+def _page(settings):
+    """Return the reasons that the page gets to show."""
+    token = create_token("admin", "test")
+    answer = httpx.get(
+        f"{settings.viewer_url}/api/jobs",
+        params={"limit": 200},
+        headers={"Authorization": f"Bearer {token}"},
+    ).raise_for_status()
+    items = next(value for value in answer.json().values() if isinstance(value, list))
+    return {item["series_instance_uid"]: item["reason"] for item in items}
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_what_cannot_be_processed_ends_with_its_reason_and_stays(records, store, shared_data):
     sent = {}
@@ -85,9 +114,15 @@ def test_what_cannot_be_processed_ends_with_its_reason_and_stays(records, store,
             sent.setdefault(uid, []).extend(paths)
     rows = _wait_for(sent)
     pacs = Pacs(records)
+    spool = Spool(records.spool_dir, records.quarantine_dir, 0)
+    told = _command_line(records)
+    shown = _page(records)
     for uid, row in rows.items():
         assert row.state in (State.SKIPPED, State.FAILED)
         assert row.reason
+        assert told[uid] == shown[uid] == row.reason
+        kept = spool.paths(Series.get(Series.series_instance_uid == uid))
+        assert all(path.is_file() for path in kept)
         assert row.result_series_uid is None
         # The originals are where they were.
         assert pacs.count(row.study_instance_uid, uid) == len(sent[uid])
@@ -96,7 +131,8 @@ def test_what_cannot_be_processed_ends_with_its_reason_and_stays(records, store,
 @pytest.mark.filterwarnings("ignore")
 def test_small_stacks_single_images_and_every_transfer_syntax_do_no_harm(records, shared_data):
     sent = find_series(shared_data("series/dcm2nifti_tests"))
-    sent |= find_series(shared_data("series/qa_xa30_T1_enh"))
+    for name in ("qa_xa30_T1_enh", "qa_ts", "wg04_MR"):
+        sent |= find_series(shared_data(f"series/{name}"))
     # storescu offers one transfer syntax a class; these come in seven, some as the same instance.
     where = Destination("127.0.0.1", records.pacs_port, "ORTHANC", "SCANNER")
     for paths in sent.values():
