@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_checks import dciodvfy
 from odd_files import odd_group_length
 from pydicom import dcmread
 
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.node.verification import compare_mni
 from mrisr_node.records import Instance, Series, State, open_records
 from mrisr_node.volumes.registration import load_template
 
@@ -52,6 +54,9 @@ def test_resolve_makes_the_research_volume_and_says_what_it_skipped(tmp_path):
     template = load_template()
     assert len(slices) == template.data.shape[2]
     datasets = [dcmread(path) for path in slices]
+    for path in (slices[0], slices[90]):
+        assert dciodvfy(path) == []
+    assert compare_mni([dcmread(path) for path in whole.paths], datasets) == []
     assert datasets[0].FrameOfReferenceUID != dcmread(whole.paths[0]).FrameOfReferenceUID
     volume = np.stack([d.pixel_array.T for d in datasets], axis=-1) / 1000
     brain = template.data > 0

@@ -1,6 +1,5 @@
 """The result series: conformant, in place, and the same when made again."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_checks import dciodvfy
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -29,13 +29,6 @@ MADE_BY = Provenance(
     parameters=("x",),
     made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 )
-
-
-def dciodvfy(path: Path) -> list[str]:
-    """Return the lines in which dciodvfy finds errors."""
-    tool = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    done = subprocess.run([tool, str(path)], capture_output=True, text=True, timeout=60)
-    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
 
 
 def _thinned(volume: Volume, factor: int) -> Volume:
