@@ -171,14 +171,22 @@ def send(
     calling: Annotated[str | None, typer.Option(help="our AE title for this once")] = None,
 ) -> None:
     """Send DICOM files by C-STORE, as a scanner would."""
+    from pydicom import dcmread
+
     from mrisr_node.intake.sending import Destination, send_files
     from mrisr_node.jobs.resolve import find_series
 
     settings = load_settings()
-    files, odd = [], []
+    files: list[Path] = []
+    odd: list[str] = []
     for path in paths:
         found = [file for series in find_series(path).values() for file in series]
-        files += found
+        for file in found:
+            meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
+            if meta.get("MediaStorageSOPClassUID") and meta.get("TransferSyntaxUID"):
+                files.append(file)
+            else:
+                odd.append(f"{file.name}: it does not say what kind of object it holds")
         if path.is_file() and not found:
             odd.append(f"{path.name}: it cannot be read as DICOM")
     if not files:

@@ -128,6 +128,11 @@ def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
         odd_group_length(sample.paths[0], tmp_path / "in" / "odd.dcm")
         port = settings.receiver_port
         done = _run("send", tmp_path / "in", "--to", "node", MRISR_RECEIVER_PORT=port)
+        nameless = dcmread(sample.paths[1])
+        del nameless.file_meta.MediaStorageSOPClassUID
+        nameless.save_as(tmp_path / "nameless.dcm", enforce_file_format=False)
+        nameless = _run("send", sample.paths[0], tmp_path / "nameless.dcm", "--to", "node",
+                        MRISR_RECEIVER_PORT=port)  # fmt: skip
         odd = _run("send", sample.paths[0], tmp_path / "in" / "odd.dcm", "--to", "node",
                    MRISR_RECEIVER_PORT=port)  # fmt: skip
     finally:
@@ -138,6 +143,8 @@ def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
     # What was named and is not DICOM is told; beside it the rest goes.
     assert odd.returncode == 1, odd.stderr
     assert "1 of 2 stored" in odd.stdout
+    assert "1 of 2 stored" in nameless.stdout, nameless.stderr
+    assert "nameless.dcm: it does not say" in nameless.stderr
     assert "odd.dcm: it cannot be read as DICOM" in odd.stderr
 
 
