@@ -24,7 +24,7 @@ from mrisr_node import __version__
 from mrisr_node.intake.selection import SelectionRules, select
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.mr_series import Provenance, write_mr_series
+from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
 from mrisr_node.settings import BrainMethod, Recipe, Settings
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.inference import pick_device, super_resolve
@@ -124,7 +124,9 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _convert(workspace: Workspace) -> None:
-    select(workspace.datasets(), _rules(workspace.settings))
+    headers = workspace.datasets()
+    select(headers, _rules(workspace.settings))
+    require_placement(headers)
     conversion = convert(workspace.sources)
     i, j, _ = conversion.volume.spacing
     # Asked before the minutes of work that an unsuitable series would cost for nothing.
