@@ -29,6 +29,10 @@ bench: setup ## run the side-by-side measurements of bench/
 	@for script in bench/[a-z]*.py; do $(bin)/python "$$script" || exit 1; done
 
 clean: ## remove what setup, tests and demo made here; data of `make up` in var/ stays
+	@# Run by root, the demo's Orthanc may have its objects outside of this folder.
+	-@test ! -x $(bin)/python || $(bin)/python -c "import shutil; \
+	  from mrisr_node.node.orthanc import storage_of; from mrisr_node.settings import load_settings; \
+	  shutil.rmtree(storage_of(load_settings(data_dir='var/demo')), ignore_errors=True)"
 	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache ohif-config/dist
 	rm -rf var/demo *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -231,6 +231,9 @@ _TABLES = [
 def open_records(path: Path) -> None:
     """Open the database file for this process, and make what is missing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Descriptions, names and password hashes: for us alone, wherever the folder lies.
+    if not path.exists():
+        path.touch(mode=0o600)
     engine = SqliteDatabase(
         str(path),
         pragmas={

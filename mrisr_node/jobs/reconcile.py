@@ -140,6 +140,7 @@ class Reconciler:
                 modality=tags.get("Modality", ""),
                 description=tags.get("SeriesDescription", "")[:64],
                 sender=self._settings.pacs_ae_title,
+                expected_instances=len(found["Instances"]),
             )
             series.move(State.COMPLETE, "in the PACS, not sent to the node")
             series.move(state, reason)

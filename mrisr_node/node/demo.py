@@ -368,3 +368,5 @@ def _show_links(settings: Settings, done: Sequence[_Sent], node: Node, console: 
     console.print(f"All series: {settings.viewer_url}/")
     if node.admin_password:
         console.print(f"Sign in as admin with the password {node.admin_password}")
+    console.print("For `mrisr-node jobs`, `mrisr-node token NAME` and the others:")
+    console.print(f"  export MRISR_DATA_DIR={settings.data_dir}", soft_wrap=True, markup=False)
