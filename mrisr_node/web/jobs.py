@@ -118,7 +118,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
     state = State(row.state)
     compare = None
     # A result that is not confirmed yet would open on an empty viewport.
-    if state is State.DONE and row.result_series_uid:
+    if row.result_series_uid:
         compare = settings.viewer_url + comparison_path(
             row.study_instance_uid, row.series_instance_uid, row.result_series_uid
         )

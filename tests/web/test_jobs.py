@@ -99,7 +99,9 @@ def test_progress_and_time_left(tool):
 
 def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):
     early = add("3.1", State.DELIVERING, stage=Stage.STORE.value, result_series_uid="3.2")
-    done = add("3.3", State.DONE, stage=Stage.CONFIRM.value, result_series_uid="3.4")
+    done = add(
+        "3.3", State.DONE, stage=Stage.CONFIRM.value, result_series_uid="3.4", delivered_at=1.0
+    )
     assert tool.get(f"/api/jobs/{early.id}").json()["viewer_url"] is None
     row = tool.get(f"/api/jobs/{done.id}").json()
     assert row["overall"] == 1

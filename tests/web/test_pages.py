@@ -75,7 +75,9 @@ def test_a_series_is_followed_without_a_reload(page):
     assert row.get_by_role("link", name="Compare").count() == 0
     series.move(State.RESOLVING)
     series.move(State.DELIVERING)
-    Job.update(stage=Stage.CONFIRM.value, progress=1, result_series_uid="1.9").execute()
+    Job.update(
+        stage=Stage.CONFIRM.value, progress=1, result_series_uid="1.9", delivered_at=1.0
+    ).execute()
     series.move(State.DONE)
     compare = row.get_by_role("link", name="Compare original and result of T1 axial")
     expect(compare).to_have_attribute("href", comparison_path("1.2.3", "1.1", "1.9"))
@@ -117,7 +119,7 @@ def test_filter_and_pages(page):
 
 
 def test_focus_stays_where_it_is(page):
-    add("5.1", State.DONE, "old", stage="confirm", result_series_uid="5.2")
+    add("5.1", State.DONE, "old", stage="confirm", result_series_uid="5.2", delivered_at=1.0)
     link = page.get_by_role("row", name="old").get_by_role("link", name="Compare")
     link.focus()
     add("5.3", State.RECEIVING, "new")
@@ -136,7 +138,14 @@ def test_it_fits_the_screen(page, width, scheme, tmp_path):
     add("6.4", State.PREPARING, "FLAIR", stage="brain").move(
         State.FAILED, "two slices have the same position, and the images differ"
     )
-    add("6.5", State.DONE, "T1 se tra 5mm", stage="confirm", result_series_uid="6.6")
+    add(
+        "6.5",
+        State.DONE,
+        "T1 se tra 5mm",
+        stage="confirm",
+        result_series_uid="6.6",
+        delivered_at=1.0,
+    )
     expect(page.locator("#rows tr")).to_have_count(5)
     page.screenshot(path=tmp_path / f"series-{width}-{scheme}.png")
     wide = page.evaluate("document.documentElement.scrollWidth")
@@ -144,7 +153,7 @@ def test_it_fits_the_screen(page, width, scheme, tmp_path):
 
 
 def test_colours_can_be_read(page):
-    add("7.1", State.DONE, stage="confirm", result_series_uid="7.2")
+    add("7.1", State.DONE, stage="confirm", result_series_uid="7.2", delivered_at=1.0)
     add("7.3", State.FAILED)
     add("7.4", State.QUEUED)
     add("7.5", State.RESOLVING, stage="superresolve")
