@@ -1,0 +1,6 @@
+"""The one command of the node: ``mrisr-node``."""
+
+from mrisr_node.cli import node, series, superres
+from mrisr_node.cli.console import app
+
+__all__ = ["app", "node", "series", "superres"]

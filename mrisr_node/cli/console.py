@@ -1,0 +1,64 @@
+"""What every command shares: the application, its two consoles, its log and its errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mrisr_node.errors import NodeError, SettingsError
+
+__all__ = ["app", "command", "err", "out", "plain", "progress_bar", "start_logging"]
+
+app = typer.Typer(
+    help="MRI super-resolution node: thick MR slices in from the PACS, thin ones back beside them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+
+def command(function: Callable[..., Any], to: typer.Typer = app) -> Callable[..., Any]:
+    """Add a command that ends with the message of an error that is ours, without a traceback."""
+
+    @wraps(function)
+    def guarded(*args: Any, **keywords: Any) -> Any:  # noqa: ANN401 - passes through
+        try:
+            return function(*args, **keywords)
+        except NodeError as error:
+            err.print(f"mrisr-node: {error}", style="red", markup=False, highlight=False)
+            raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from error
+
+    return to.command()(guarded)
+
+
+def start_logging() -> None:
+    """Log to standard error."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Its INFO lines repeat every request, with UIDs in them.
+    for name in ("httpx", "pynetdicom", "huey"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def plain(text: str) -> Text:
+    """Return words from outside as they are: no markup, and nothing that moves the cursor."""
+    return Text("".join(c if c.isprintable() else " " for c in text))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar with the time it has taken, on standard error."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err) as bar:
+        yield bar
