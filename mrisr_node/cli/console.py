@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mrisr_node.errors import NodeError, SettingsError
@@ -58,7 +58,12 @@ def plain(text: str) -> Text:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show a bar with the time it has taken, on standard error."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
+    """Show a bar with the time it has taken and is going to take, on standard error."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err) as bar:
         yield bar

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mrisr_node.cli.console import command, err, start_logging
+from mrisr_node.cli.console import command, err, progress_bar, start_logging
 from mrisr_node.errors import SettingsError
 from mrisr_node.settings import load_settings
 
@@ -24,12 +24,17 @@ def train(
     ] = None,
 ) -> None:
     """Train a network."""
-    from mrisr_node.superres.training import TrainingConfig, export
+    from mrisr_node.superres.training import export
     from mrisr_node.superres.training import train as run_training
+    from mrisr_node.superres.training_config import TrainingConfig
 
     start_logging()
     parsed = TrainingConfig.load(config)
-    run_training(parsed, run, resume=resume)
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=parsed.steps)
+        run_training(
+            parsed, run, resume=resume, progress=lambda step: bar.update(task, completed=step)
+        )
     if export_to is not None:
         export(parsed, run, export_to)
 

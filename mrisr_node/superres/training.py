@@ -2,161 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
 import time
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from mrisr_node.errors import SettingsError
-from mrisr_node.superres.checkpoints import Card, save_checkpoint
-from mrisr_node.superres.networks import NETWORKS, build_network
+from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
+from mrisr_node.superres.distributed import World
+from mrisr_node.superres.networks import build_network
+from mrisr_node.superres.optimisers import pick_optimisers
+from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.restoration import fold, restore
-from mrisr_node.superres.samples import (
-    Acquire,
-    AcquisitionRanges,
-    Sample,
-    Samples,
-    Source,
-    load_sources,
-)
+from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
+from mrisr_node.superres.training_config import TrainingConfig
 
-__all__ = ["CardFacts", "TrainingConfig", "TrainingState", "export", "train"]
-
-
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
+__all__ = ["TrainingState", "export", "train"]
 
 _SMALLEST_ERROR = 0.01  # of the intensity scale: below it, a patch has nothing to learn from
-
-_Built = TypeVar("_Built", bound=_Dataclass)
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card of the checkpoint says beyond what the other settings tell already.
-
-    Parameters
-    ----------
-    name, version, description, contrasts, in_plane_mm, patch, data
-        As in :class:`Card`.
-    """
-
-    name: str = "unnamed"
-    version: str = "0"
-    description: str = ""
-    contrasts: tuple[str, ...] = ()
-    in_plane_mm: tuple[float, float] = (0.4, 1.3)
-    patch: int = 192
-    data: tuple[dict[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides the outcome of a training run, besides the data themselves.
-
-    Parameters
-    ----------
-    data
-        Folder of the training files; relative paths start at the configuration file.
-    sources, validation
-        What to learn from, and what to watch. Never the evaluation files.
-    validation_data
-        Folder of the validation files.
-    network, arguments
-        A name of the registry, and its arguments.
-    acquisition
-        Ranges of the simulated acquisitions.
-    patch, slices
-        Training patches: in-plane pixels along each axis, and thick slices.
-    batch, steps, learning_rate, ema
-        Samples per step; number of steps; peak of the cosine schedule; decay of averaged weights.
-    seed
-        Of the initial weights and of every sample.
-    threads
-        Of the CPU.
-    validate_every
-        Steps between validations, each followed by saving the state.
-    validation_samples
-        Number of fixed simulated acquisitions that validation looks at.
-    files_per_source
-        Limit, for trials; 0 takes all.
-    mixed_precision, compile
-        bfloat16 autocast on CUDA, and torch.compile.
-    card
-        What an exported checkpoint says about itself.
-    """
-
-    data: Path
-    sources: tuple[Source, ...]
-    validation_data: Path
-    validation: tuple[Source, ...]
-    network: str = "folded-residual"
-    arguments: Mapping[str, int] = field(default_factory=dict)
-    acquisition: AcquisitionRanges = field(default_factory=AcquisitionRanges)
-    patch: int = 40
-    slices: int = 8
-    batch: int = 4
-    steps: int = 12_000
-    learning_rate: float = 1e-3
-    ema: float = 0.998
-    seed: int = 1
-    threads: int = 2
-    validate_every: int = 500
-    validation_samples: int = 64
-    files_per_source: int = 0
-    mixed_precision: bool = False
-    compile: bool = False
-    card: CardFacts = field(default_factory=CardFacts)
-
-    def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise SettingsError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
-        for name in ("patch", "slices", "batch", "steps", "threads", "validate_every"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: must be at least 1")
-        if not 0.0 <= self.ema < 1.0:
-            raise SettingsError("ema: must be at least 0 and below 1")
-
-    @classmethod
-    def load(cls, path: Path) -> TrainingConfig:
-        """Read a TOML file; an unknown or missing name is an error that says which."""
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-        for name in ("data", "validation_data"):
-            if name in table:
-                table[name] = path.parent / table[name]
-        for name in ("sources", "validation"):
-            table[name] = tuple(_built(Source, entry, name) for entry in table.get(name, ()))
-        if "acquisition" in table:
-            table["acquisition"] = _built(AcquisitionRanges, table["acquisition"], "acquisition")
-        if "card" in table:
-            table["card"] = _built(CardFacts, table["card"], "card")
-        return _built(cls, table, "configuration")
-
-
-def _built(kind: type[_Built], table: Mapping[str, Any], where: str) -> _Built:
-    """Build a dataclass from a TOML table, lists becoming the tuples that it declares."""
-    unknown = set(table) - {entry.name for entry in dataclasses.fields(kind)}
-    if unknown:
-        raise SettingsError(f"{where}: unknown {', '.join(sorted(unknown))}")
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{where}: {error}") from error
 
 
 @dataclass
@@ -169,28 +44,39 @@ class TrainingState:
         Being fitted.
     averaged
         Exponential moving average of its parameters: what is exported.
-    optimizer
-        Adam and its moments.
+    optimisers
+        With what they remember of gradients.
     step
         Number of steps done.
     """
 
     network: nn.Module
     averaged: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimisers: tuple[torch.optim.Optimizer, ...]
     step: int = 0
 
     @classmethod
     def start(cls, config: TrainingConfig, device: torch.device) -> TrainingState:
         """Make the state before the first step, which the seed decides."""
         torch.manual_seed(config.seed)
-        network = build_network(config.network, config.arguments).to(device)
+        network = build_network(config.network, config.arguments)
+        if config.start is not None:
+            network.load_state_dict(Checkpoint.load(config.start).network.state_dict())
+        network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         averaged = {name: p.detach().clone() for name, p in network.named_parameters()}
-        return cls(
-            network,
-            averaged,
-            torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.9, 0.99)),
-        )
+        return cls(network, averaged, pick_optimisers(network, config.learning_rate))
+
+    def descend(self, loss: Tensor, learning_rate: float) -> None:
+        """Take one step down the gradient of ``loss``."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
 
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the current ones, faster in the first steps."""
@@ -204,7 +90,7 @@ class TrainingState:
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
         }
         torch.save(state, folder / "state.pt.new")
@@ -218,7 +104,8 @@ class TrainingState:
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.averaged = state["averaged"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.step = state["step"]
 
 
@@ -231,44 +118,47 @@ def _learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _restored(network: nn.Module, samples: Sequence[Sample]) -> list[Tensor]:
+def _restored(
+    network: nn.Module, samples: Sequence[Sample], device: torch.device, mixed: bool
+) -> list[Tensor]:
     """Restore samples, whose numbers of thin slices differ, with one call of the network."""
-    device = next(network.parameters()).device
     thick = [sample.thick[None].to(device) for sample in samples]
     operators = [sample.operators.to(device) for sample in samples]
     folded = torch.cat([fold(y, o) for y, o in zip(thick, operators, strict=True)])
-    update = network(folded, torch.stack([sample.geometry for sample in samples]).to(device))
+    folded = folded.contiguous(memory_format=torch.channels_last_3d)
+    geometry = torch.stack([sample.geometry for sample in samples]).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        update = network(folded, geometry).float()
     return [
-        restore(y, update[index : index + 1].float(), o)[0]
+        restore(y, update[index : index + 1], o)[0]
         for index, (y, o) in enumerate(zip(thick, operators, strict=True))
     ]
 
 
-def _loss(network: nn.Module, samples: Sequence[Sample]) -> Tensor:
+def _loss(thin: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
     """Mean absolute error relative to the linear estimate's, where the patch's edges do not reach.
 
     So every sample counts alike, be its slices thick or thin, its contrast strong or weak.
     """
     losses = []
-    for thin, sample in zip(_restored(network, samples), samples, strict=True):
+    for restored, sample in zip(thin, samples, strict=True):
         truth = sample.thin[..., sample.inner]
         linear = restore(sample.thick[None], None, sample.operators)[0][..., sample.inner]
         scale = functional.l1_loss(linear, truth).clamp_min(_SMALLEST_ERROR)
-        losses.append(functional.l1_loss(thin[..., sample.inner], truth.to(thin.device)) / scale)
+        ours = restored[..., sample.inner]
+        losses.append(functional.l1_loss(ours, truth.to(ours.device)) / scale)
     return torch.stack(losses).mean()
 
 
-def _gain(network: nn.Module, samples: Sequence[Sample]) -> float:
-    """Mean gain in dB over the linear estimate."""
-    gains = []
-    with torch.no_grad():
-        for sample in samples:
-            truth = sample.thin[..., sample.inner]
-            linear = restore(sample.thick[None], None, sample.operators)[0][..., sample.inner]
-            ours = _restored(network, [sample])[0].cpu()[..., sample.inner]
-            errors = [functional.mse_loss(thin, truth).clamp_min(1e-9) for thin in (linear, ours)]
-            gains.append(10.0 * math.log10(float(errors[0] / errors[1])))
-    return math.fsum(gains) / len(gains)
+def _gain(thin: Tensor, sample: Sample) -> float:
+    """Return the gain in dB over the linear estimate."""
+    truth = sample.thin[..., sample.inner]
+    linear = restore(sample.thick[None], None, sample.operators)[0]
+    errors = [
+        functional.mse_loss(restored.cpu()[..., sample.inner], truth).clamp_min(1e-9)
+        for restored in (linear, thin)
+    ]
+    return 10.0 * math.log10(float(errors[0] / errors[1]))
 
 
 def _validation_samples(config: TrainingConfig) -> list[Sample]:
@@ -288,9 +178,16 @@ def _validation_samples(config: TrainingConfig) -> list[Sample]:
 
 
 def train(
-    config: TrainingConfig, run_dir: Path, *, resume: bool = False, pause_at: int | None = None
+    config: TrainingConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    pause_at: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> TrainingState:
     """Train until the configured step; the run folder gets state, averaged weights and logs.
+
+    Started by torchrun, all its processes share each step's samples.
 
     Parameters
     ----------
@@ -304,55 +201,68 @@ def train(
         the interruption.
     pause_at
         Stop after this step, as if interrupted: for a limited time on a machine.
+    progress
+        Called with the number of steps done.
     """
     torch.set_num_threads(config.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run_dir.mkdir(parents=True, exist_ok=True)
+    with World.joined() as world:
+        return _train(config, run_dir, world, resume, pause_at or config.steps, progress)
+
+
+def _train(
+    config: TrainingConfig,
+    run_dir: Path,
+    world: World,
+    resume: bool,
+    pause_at: int,
+    progress: Callable[[int], None] | None,
+) -> TrainingState:
+    device = world.device
+    mixed = config.mixed_precision and computes_in_bfloat16(device)
     state = TrainingState.start(config, device)
     if resume and (run_dir / "state.pt").exists():
         state.load(run_dir, device)
-    averaged = build_network(config.network, config.arguments).to(device)
+    averaged = copy.deepcopy(state.network)
     network = state.network
     if config.compile:
         network = cast(nn.Module, torch.compile(network))
+    if world.size > 1:
+        network = DistributedDataParallel(network)
     heads = load_sources(config.data, config.sources, config.files_per_source or None)
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
-    last = min(config.steps, pause_at or config.steps)
-    rest = Subset(samples, range(state.step * config.batch, last * config.batch))
-    loader = DataLoader(rest, config.batch, collate_fn=list)
-    watched = _validation_samples(config)
-    precision = torch.autocast(
-        device.type, torch.bfloat16, enabled=config.mixed_precision and device.type == "cuda"
-    )
-    started, losses = time.monotonic(), []
-    with SummaryWriter(str(run_dir)) as board:
-        for batch in loader:
-            for group in state.optimizer.param_groups:
-                group["lr"] = _learning_rate(config, state.step)
-            with precision:
-                loss = _loss(network, batch)
-            state.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-            state.optimizer.step()
-            state.step += 1
-            state.average(config.ema)
-            losses.append(float(loss.detach()))
-            if state.step % config.validate_every and state.step != last:
-                continue
-            averaged.load_state_dict(state.averaged)
-            entry = {
-                "step": state.step,
-                "loss": math.fsum(losses) / len(losses),
-                "gain_db": _gain(averaged, watched),
-                "seconds": time.monotonic() - started,
-            }
-            losses = []
-            state.save(run_dir)
+    started, last = time.monotonic(), min(config.steps, pause_at)
+    rest = world.share(state.step * config.batch, last * config.batch, config.batch)
+    loader = DataLoader(Subset(samples, rest), config.batch // world.size, collate_fn=list)
+    first = world.rank == 0
+    watched = _validation_samples(config) if first else []
+    losses = []
+    for batch in loader:
+        loss = _loss(_restored(network, batch, device, mixed), batch)
+        state.descend(loss, _learning_rate(config, state.step))
+        state.average(config.ema)
+        losses.append(float(loss.detach()))
+        if progress is not None:
+            progress(state.step)
+        if not first or (state.step % config.validate_every and state.step != last):
+            continue
+        averaged.load_state_dict(state.averaged)
+        with torch.no_grad():
+            gains = [
+                _gain(_restored(averaged, [sample], device, mixed)[0], sample) for sample in watched
+            ]
+        state.save(run_dir)
+        entry = {
+            "step": state.step,
+            "loss": math.fsum(losses) / len(losses),
+            "gain_db": math.fsum(gains) / len(gains),
+            "seconds": time.monotonic() - started,
+        }
+        losses = []
+        with (run_dir / "log.jsonl").open("a") as log, SummaryWriter(str(run_dir)) as board:
+            log.write(json.dumps(entry) + "\n")
             board.add_scalar("training/relative_l1", entry["loss"], state.step)
             board.add_scalar("validation/gain_over_linear_db", entry["gain_db"], state.step)
-            with (run_dir / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
     return state
 
 

@@ -15,7 +15,8 @@ from mrisr_node.superres.samples import (
     load_sources,
     vary_contrast,
 )
-from mrisr_node.superres.training import CardFacts, TrainingConfig, export, train
+from mrisr_node.superres.training import export, train
+from mrisr_node.superres.training_config import CardFacts, TrainingConfig
 from tests.superres.conftest import synthetic_head
 
 CONFIG = """

@@ -1,0 +1,77 @@
+"""What moves the weights in training: Muon for hidden convolutions, Adam for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Muon", "orthogonalised", "pick_optimisers"]
+
+_HIDDEN = 16  # channels: an input or output with fewer is a first or last layer
+_ADAM_SIZE = 0.2  # root mean square of a typical step of Adam, relative to its learning rate
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Return nearly U Vᵀ of a matrix U S Vᵀ: every direction in it becomes about equally long.
+
+    Five steps of the Newton-Schulz iteration with the coefficients of Jordan et al. (Muon, 2024),
+    which bring singular values to 0.7 … 1.2 quickly instead of to 1 slowly. In float32: torch's own
+    Muon takes matrices only, and computes in bfloat16, which many CPUs merely emulate.
+    """
+    x: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalised, so that rare directions learn as fast as common ones.
+
+    Weights of more than two dimensions are matrices of output channels × all else. Steps are as
+    large as Adam's would be, so that one learning rate serves both (Liu et al., arXiv:2502.16982).
+
+    Parameters
+    ----------
+    params
+        Weights of at least two dimensions.
+    lr
+        Learning rate.
+    momentum
+        Decay of the averaged gradient (Nesterov's variant).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient; a closure is not supported."""
+        if closure is not None:
+            raise ValueError("Muon takes no closure")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["average"] = torch.zeros_like(weight)
+                average = state["average"].lerp_(weight.grad, 1.0 - group["momentum"])
+                direction = weight.grad.lerp(average, group["momentum"]).flatten(1)
+                size = _ADAM_SIZE * sqrt(max(direction.shape))
+                step = orthogonalised(direction).reshape(weight.shape)
+                weight.sub_(step, alpha=group["lr"] * size)
+
+
+def pick_optimisers(network: nn.Module, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for the weights between hidden layers, and Adam for the others."""
+    weights = list(network.parameters())
+    hidden = [w for w in weights if w.dim() > 2 and min(w.shape[:2]) >= _HIDDEN]
+    chosen = {id(weight) for weight in hidden}
+    others = [weight for weight in weights if id(weight) not in chosen]
+    adam = torch.optim.Adam(others, learning_rate, betas=(0.9, 0.99))
+    return (Muon(hidden, learning_rate), adam) if hidden else (adam,)
