@@ -24,6 +24,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a network."""
+    from mrisr_node.superres.distributed import is_first_process
     from mrisr_node.superres.training import export
     from mrisr_node.superres.training import train as run_training
     from mrisr_node.superres.training_config import TrainingConfig
@@ -35,7 +36,7 @@ def train(
         run_training(
             parsed, run, resume=resume, progress=lambda step: bar.update(task, completed=step)
         )
-    if export_to is not None:
+    if export_to is not None and is_first_process():
         export(parsed, run, export_to)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-__all__ = ["World"]
+__all__ = ["World", "is_first_process"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,8 @@ class World:
             for step in range(first, last, batch)
             for index in range(part)
         ]
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the one process, or the one of torchrun's that writes the outcome."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,9 +1,12 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Checkpoint
@@ -30,6 +33,7 @@ steps = {steps}
 threads = 1
 validate_every = 3
 validation_samples = 2
+mixed_precision = false
 
 [acquisition]
 distance_mm = [2.0, 5.0]
@@ -103,6 +107,31 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path):
     assert loaded.card == card
     assert loaded.card.training["samples"] == 10
     assert loaded.card.distance_mm == (2.0, 5.0)
+
+
+def test_two_processes_train_what_one_trains(config, folder, tmp_path):
+    alone = train(config, tmp_path / "one")
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "--", "mrisr_node.cli", "train", str(folder / "training.toml")),
+        *("--run", str(tmp_path / "two"), "--export", str(tmp_path / "checkpoint")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    together = load_file(tmp_path / "two" / "weights.safetensors")
+    for name, tensor in alone.averaged.items():
+        assert torch.allclose(tensor, together[name], atol=1e-4), name
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 2
+    assert Checkpoint.load(tmp_path / "checkpoint").card.name == "trial"
+
+
+def test_training_goes_on_from_a_checkpoint(config, tmp_path):
+    train(config, tmp_path / "run")
+    export(config, tmp_path / "run", tmp_path / "trial")
+    on = dataclasses.replace(config, start=tmp_path / "trial", steps=1, learning_rate=1e-9)
+    state = train(on, tmp_path / "on")
+    for name, tensor in load_file(tmp_path / "run" / "weights.safetensors").items():
+        assert torch.allclose(state.averaged[name], tensor, atol=1e-6), name
 
 
 def test_training_lowers_the_loss(config, tmp_path):
