@@ -33,7 +33,15 @@ from mrisr_node.volumes.degradation import (
 )
 from mrisr_node.volumes.geometry import FloatArray
 
-__all__ = ["AcquisitionRanges", "Sample", "Samples", "Source", "load_sources", "vary_contrast"]
+__all__ = [
+    "AcquisitionRanges",
+    "Head",
+    "Sample",
+    "Samples",
+    "Source",
+    "load_sources",
+    "vary_contrast",
+]
 
 _AXES = "xyz"
 
@@ -69,14 +77,17 @@ class Source:
 
 @dataclass(frozen=True)
 class AcquisitionRanges:
-    """What simulated acquisitions are drawn from, each uniformly.
+    """What simulated acquisitions are drawn from, each uniformly unless said otherwise.
 
     Parameters
     ----------
     distance_mm
-        Slice distance; its logarithm is uniform.
+        Slice distance.
+    usual_distance_mm
+        The likeliest of them; less and more are ever less likely (triangular in the logarithm).
     thickness_ratio
-        Thickness over distance. Every third sample has exactly 1, the commonest protocol.
+        Thickness over distance. Every third sample has exactly 1 if that is in the range: it is the
+        commonest protocol.
     noise
         Standard deviation of Rician noise over the intensity scale; every second sample has none.
     profile_error
@@ -90,6 +101,7 @@ class AcquisitionRanges:
     """
 
     distance_mm: tuple[float, float] = (2.0, 8.0)
+    usual_distance_mm: float = 4.5
     thickness_ratio: tuple[float, float] = (0.6, 1.1)
     noise: tuple[float, float] = (0.0, 0.03)
     profile_error: float = 0.1
@@ -167,7 +179,7 @@ def _prepared(z_spacing_mm: float) -> Compose:
 
 
 @dataclass(frozen=True)
-class _Head:
+class Head:
     """A prepared volume: (x, y, z) in RAS order, voxel size in mm, and its source."""
 
     data: FloatArray
@@ -175,9 +187,9 @@ class _Head:
     source: Source
 
 
-def load_sources(folder: Path, sources: Sequence[Source], limit: int | None = None) -> list[_Head]:
+def load_sources(folder: Path, sources: Sequence[Source], limit: int | None = None) -> list[Head]:
     """Load every file of the sources into memory, cropped to the head and scaled."""
-    heads: list[_Head] = []
+    heads: list[Head] = []
     for source in sources:
         files = sorted(folder.glob(source.pattern))[:limit]
         if not files:
@@ -187,7 +199,7 @@ def load_sources(folder: Path, sources: Sequence[Source], limit: int | None = No
         for index in range(len(cache)):
             image = cache[index]["image"]
             heads.append(
-                _Head(
+                Head(
                     np.ascontiguousarray(image[0].numpy()),
                     tuple(float(size) for size in image.pixdim),
                     source,
@@ -231,9 +243,17 @@ class Acquire(Randomizable):
     def _stack(self) -> tuple[SliceStack, SliceStack]:
         """Return the stated geometry, and the true one."""
         ranges = self.ranges
-        distance = float(np.exp(self.R.uniform(*np.log(ranges.distance_mm))))
-        ratio = self.R.uniform(*ranges.thickness_ratio) if self.R.uniform() > 1 / 3 else 1.0
-        thickness = distance * float(ratio)
+        low, high = np.log(ranges.distance_mm)
+        usual = np.clip(np.log(ranges.usual_distance_mm), low, high)
+        mode = (usual - low) / (high - low) if high > low else 0.5
+        distance = float(np.exp(low + (high - low) * self.R.triangular(0.0, mode, 1.0)))
+        ratio = float(self.R.uniform(*ranges.thickness_ratio))
+        if (
+            ranges.thickness_ratio[0] <= 1.0 <= ranges.thickness_ratio[1]
+            and self.R.uniform() < 1 / 3
+        ):
+            ratio = 1.0
+        thickness = distance * ratio
         error = self.R.uniform(-ranges.profile_error, ranges.profile_error)
         return (
             SliceStack(self.slices, distance, thickness),
@@ -264,7 +284,7 @@ class Acquire(Randomizable):
         imaginary = self.R.normal(0.0, sigma, thick.shape)
         return np.asarray(np.hypot(real, imaginary), dtype=np.float32)
 
-    def __call__(self, head: _Head) -> Sample:
+    def __call__(self, head: Head) -> Sample:
         """Return one sample; all that is random comes from the state set before."""
         stated, true = self._stack()
         axis = _AXES.index(head.source.axes[self.R.randint(len(head.source.axes))])
@@ -313,7 +333,7 @@ class Acquire(Randomizable):
 class Samples(Dataset[Sample]):
     """An endless stream: sample i is a function of the seed and i alone, so training can resume."""
 
-    def __init__(self, heads: Sequence[_Head], acquire: Acquire, seed: int) -> None:
+    def __init__(self, heads: Sequence[Head], acquire: Acquire, seed: int) -> None:
         self.heads = heads
         self.acquire = acquire
         self.seed = seed

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,23 +15,20 @@ from typing import cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
+from mrisr_node.superres.fitting import gain_db, relative_error, restored
 from mrisr_node.superres.networks import build_network
 from mrisr_node.superres.optimisers import pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
-from mrisr_node.superres.restoration import fold, restore
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
 
 __all__ = ["TrainingState", "export", "train"]
-
-_SMALLEST_ERROR = 0.01  # of the intensity scale: below it, a patch has nothing to learn from
 
 
 @dataclass
@@ -118,49 +115,6 @@ def _learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _restored(
-    network: nn.Module, samples: Sequence[Sample], device: torch.device, mixed: bool
-) -> list[Tensor]:
-    """Restore samples, whose numbers of thin slices differ, with one call of the network."""
-    thick = [sample.thick[None].to(device) for sample in samples]
-    operators = [sample.operators.to(device) for sample in samples]
-    folded = torch.cat([fold(y, o) for y, o in zip(thick, operators, strict=True)])
-    folded = folded.contiguous(memory_format=torch.channels_last_3d)
-    geometry = torch.stack([sample.geometry for sample in samples]).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-        update = network(folded, geometry).float()
-    return [
-        restore(y, update[index : index + 1], o)[0]
-        for index, (y, o) in enumerate(zip(thick, operators, strict=True))
-    ]
-
-
-def _loss(thin: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
-    """Mean absolute error relative to the linear estimate's, where the patch's edges do not reach.
-
-    So every sample counts alike, be its slices thick or thin, its contrast strong or weak.
-    """
-    losses = []
-    for restored, sample in zip(thin, samples, strict=True):
-        truth = sample.thin[..., sample.inner]
-        linear = restore(sample.thick[None], None, sample.operators)[0][..., sample.inner]
-        scale = functional.l1_loss(linear, truth).clamp_min(_SMALLEST_ERROR)
-        ours = restored[..., sample.inner]
-        losses.append(functional.l1_loss(ours, truth.to(ours.device)) / scale)
-    return torch.stack(losses).mean()
-
-
-def _gain(thin: Tensor, sample: Sample) -> float:
-    """Return the gain in dB over the linear estimate."""
-    truth = sample.thin[..., sample.inner]
-    linear = restore(sample.thick[None], None, sample.operators)[0]
-    errors = [
-        functional.mse_loss(restored.cpu()[..., sample.inner], truth).clamp_min(1e-9)
-        for restored in (linear, thin)
-    ]
-    return 10.0 * math.log10(float(errors[0] / errors[1]))
-
-
 def _validation_samples(config: TrainingConfig) -> list[Sample]:
     """Noise-free acquisitions of 4 to 5.5 mm with the contrast as it is, the same in every run."""
     ranges = dataclasses.replace(
@@ -238,7 +192,7 @@ def _train(
     watched = _validation_samples(config) if first else []
     losses = []
     for batch in loader:
-        loss = _loss(_restored(network, batch, device, mixed), batch)
+        loss = relative_error(restored(network, batch, device, mixed), batch)
         state.descend(loss, _learning_rate(config, state.step))
         state.average(config.ema)
         losses.append(float(loss.detach()))
@@ -249,7 +203,8 @@ def _train(
         averaged.load_state_dict(state.averaged)
         with torch.no_grad():
             gains = [
-                _gain(_restored(averaged, [sample], device, mixed)[0], sample) for sample in watched
+                gain_db(restored(averaged, [sample], device, mixed)[0], sample)
+                for sample in watched
             ]
         state.save(run_dir)
         entry = {
