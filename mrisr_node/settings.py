@@ -7,15 +7,17 @@ TOML file (``MRISR_CONFIG``, else ``mrisr.toml`` in the working directory, else
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -65,8 +67,17 @@ def _ae_title(value: str) -> str:
     return value.strip()
 
 
+def _one_or_several(value: object) -> object:
+    """Take one name or path as it is, so that nobody has to write JSON for the usual case."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = json.loads(value)
+    entries = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(entry) if isinstance(entry, Path) else entry for entry in entries)
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
 
 
 class Settings(BaseSettings):
@@ -136,8 +147,14 @@ class Settings(BaseSettings):
     brain_folds: int = Field(
         default=1, ge=1, le=5, description="networks of the HD-BET ensemble to average"
     )
-    checkpoint: Path = Field(
-        default=_ROOT / "checkpoints" / "thin-small", description="folder of the network to use"
+    checkpoints: Path = Field(
+        default=_ROOT / "checkpoints", description="where checkpoints are installed"
+    )
+    checkpoint: _Checkpoints = Field(
+        default=("thin-small",),
+        min_length=1,
+        description="checkpoints in order of preference, by name or by path (with a slash in it);"
+        " the first that is made for a series is used",
     )
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     maximum_attempts: int = Field(
@@ -210,6 +227,15 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """One folder per job, with what its stages made."""
         return self.data_dir / "jobs"
+
+    @property
+    def checkpoint_folders(self) -> tuple[Path, ...]:
+        """The checkpoints in use, in order of preference."""
+        return tuple(self.checkpoint_folder(name) for name in self.checkpoint)
+
+    def checkpoint_folder(self, name: str) -> Path:
+        """Return the folder of a checkpoint: one that is installed, or a path with a slash."""
+        return Path(name) if "/" in name else self.checkpoints / name
 
     @property
     def pacs_url(self) -> str:

@@ -60,7 +60,7 @@ def evaluate(
     unknown = sorted(set(methods) - set(METHODS))
     if unknown or axis not in ("x", "y", "z"):
         raise SettingsError(f"methods are {', '.join(METHODS)}; axes are x, y and z")
-    folder = checkpoint or load_settings().checkpoint
+    folder = checkpoint or load_settings().checkpoint_folders[0]
     scores = run_evaluation(
         volumes,
         thickness_mm=thickness,

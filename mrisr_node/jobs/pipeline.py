@@ -26,10 +26,11 @@ from mrisr_node.jobs.stages import Stage
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
 from mrisr_node.settings import BrainMethod, Recipe, Settings
-from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.checkpoints import Checkpoint, choose
 from mrisr_node.superres.inference import pick_device, super_resolve
 from mrisr_node.volumes.bias import correct_bias
 from mrisr_node.volumes.brain import extract_brain, hd_bet_2_available
+from mrisr_node.volumes.contrast import contrast_of
 from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
@@ -128,29 +129,35 @@ def _convert(workspace: Workspace) -> None:
     select(headers, _rules(workspace.settings))
     require_placement(headers)
     conversion = convert(workspace.sources)
-    i, j, _ = conversion.volume.spacing
+    facts = {
+        "shape": conversion.volume.data.shape,
+        "spacing_mm": conversion.volume.spacing,
+        "thickness_mm": conversion.acquisition.thickness,
+        "contrast": contrast_of(headers),
+        "remark": conversion.remark,
+    }
     # Asked before the minutes of work that an unsuitable series would cost for nothing.
-    Checkpoint.load(workspace.settings.checkpoint).check_range(
-        distance_mm=conversion.acquisition.distance,
-        thickness_mm=conversion.acquisition.thickness,
-        in_plane_mm=(i + j) / 2,
-    )
+    _checkpoint(workspace.settings, facts)
     # Taken once, so that a repeat gives the same bytes.
     if (workspace.folder / "source.json").is_file():
         made_at = workspace.read("source")["made_at"]
     else:
         made_at = datetime.now().astimezone().isoformat(timespec="seconds")
     workspace.save("source", conversion.volume)
-    workspace.note(
-        "source",
-        {
-            "shape": conversion.volume.data.shape,
-            "spacing_mm": conversion.volume.spacing,
-            "thickness_mm": conversion.acquisition.thickness,
-            "remark": conversion.remark,
-            "made_at": made_at,
-        },
+    workspace.note("source", {**facts, "made_at": made_at})
+
+
+def _checkpoint(settings: Settings, source: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint for a converted series: the same whenever it is asked for."""
+    i, j, distance = source["spacing_mm"]
+    folder = choose(
+        settings.checkpoint_folders,
+        distance_mm=distance,
+        thickness_mm=source["thickness_mm"],
+        in_plane_mm=(i + j) / 2,
+        contrast=source.get("contrast"),  # missing where an older version has converted
     )
+    return Checkpoint.load(folder)
 
 
 def _brain(workspace: Workspace) -> None:
@@ -208,13 +215,13 @@ def _register(workspace: Workspace) -> None:
 
 
 def _superresolve(workspace: Workspace) -> None:
-    settings, scale = workspace.settings, _scale(workspace)
-    checkpoint = Checkpoint.load(settings.checkpoint)
-    device = _device(settings)
+    source, scale = workspace.read("source"), _scale(workspace)
+    checkpoint = _checkpoint(workspace.settings, source)
+    device = _device(workspace.settings)
     result = super_resolve(
         _head(workspace),
         slice_axis=_SLICE_AXIS,
-        thickness_mm=float(workspace.read("source")["thickness_mm"]),
+        thickness_mm=float(source["thickness_mm"]),
         intensity_scale=scale.mean,
         checkpoint=checkpoint,
         mask=_mask(workspace),

@@ -127,12 +127,14 @@ def _viewer(settings: Settings) -> Iterator[Finding]:
 def _checkpoint(settings: Settings) -> Iterator[Finding]:
     from mrisr_node.superres.checkpoints import Checkpoint
 
-    try:
-        checkpoint = Checkpoint.load(settings.checkpoint)
-    except NodeError as error:
-        yield Finding("problem", f"checkpoint: {error}", "set MRISR_CHECKPOINT to a good one")
-    else:
-        yield Finding("ok", f"checkpoint {settings.checkpoint.name} ({checkpoint.digest[:12]})")
+    for folder in settings.checkpoint_folders:
+        try:
+            checkpoint = Checkpoint.load(folder)
+        except NodeError as error:
+            hint = "set MRISR_CHECKPOINT to a good one; `mrisr-node checkpoint list` shows them"
+            yield Finding("problem", f"checkpoint: {error}", hint)
+        else:
+            yield Finding("ok", f"checkpoint {folder.name} ({checkpoint.digest[:12]})")
 
 
 def _brain(settings: Settings) -> Iterator[Finding]:

@@ -228,7 +228,9 @@ def super_resolve(
     spacing = volume.spacing
     distance = spacing[slice_axis]
     in_plane = float(np.mean([size for axis, size in enumerate(spacing) if axis != slice_axis]))
-    checkpoint.check_range(distance_mm=distance, thickness_mm=thickness_mm, in_plane_mm=in_plane)
+    checkpoint.card.check_range(
+        distance_mm=distance, thickness_mm=thickness_mm, in_plane_mm=in_plane
+    )
     stack = SliceStack(volume.data.shape[slice_axis], distance, thickness_mm)
     positions = stack.divided(stack.thin_count(max(in_plane, MINIMUM_SPACING_MM)))
     thick = np.moveaxis(volume.data, slice_axis, -1)

@@ -1,0 +1,201 @@
+"""What a checkpoint says about itself: its fields, their schema, and what they admit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mrisr_node.errors import CheckpointError, OutOfRange
+from mrisr_node.volumes.contrast import CONTRASTS
+
+__all__ = ["CARD", "Card", "card_schema"]
+
+CARD = "card.json"
+"""Its file in the folder of a checkpoint."""
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("the first number must be below the second")
+    return pair
+
+
+def _licensed(entry: dict[str, str]) -> dict[str, str]:
+    if not entry.get("name") or not entry.get("licence"):
+        raise ValueError("data need a name and a licence")
+    return entry
+
+
+# A name is a folder's name, so never a path. With 40 digits of the digest it fits into DICOM's
+# SoftwareVersions (64 characters).
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=23)]
+_Words = Annotated[str, Field(min_length=1, max_length=200)]
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Contrast = Annotated[str, Field(pattern=f"^({'|'.join(CONTRASTS)})$")]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Range = Annotated[tuple[_Positive, _Positive], AfterValidator(_rising)]
+_Data = Annotated[
+    dict[str, str],
+    AfterValidator(_licensed),
+    Field(json_schema_extra={"required": ["name", "licence"]}),
+]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says about itself, as it stands in ``card.json``.
+
+    Checked whenever it is read or written, not when it is built.
+
+    Parameters
+    ----------
+    name, version
+        Of the checkpoint.
+    description
+        One sentence for people.
+    network, arguments
+        A name of the registry in ``networks`` and its arguments; never an import path.
+    weights_sha256
+        Of ``weights.safetensors``, hexadecimal.
+    contrasts
+        Kinds of image it was trained for: T1w, T2w, FLAIR, PDw.
+    distance_mm, thickness_ratio, in_plane_mm
+        Ranges of slice distance, of thickness over distance, and of the in-plane pixel size.
+    patch
+        Largest in-plane tile (pixels) that inference runs at once.
+    intensity
+        How intensities are scaled before the network sees them.
+    data
+        Training data: name, licence and use of each.
+    training
+        How it was trained: configuration, steps, samples.
+    scores
+        Measured by ``mrisr-node evaluate``, with the command.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    name: _Name
+    version: Annotated[str, Field(min_length=1, max_length=16)]
+    description: str
+    network: _Words
+    arguments: dict[str, int]
+    weights_sha256: _Digest
+    contrasts: Annotated[tuple[_Contrast, ...], Field(min_length=1)]
+    distance_mm: _Range
+    thickness_ratio: _Range
+    in_plane_mm: _Range
+    patch: Annotated[int, Field(gt=32)]  # neighbouring tiles share 32 pixels
+    intensity: _Words
+    data: tuple[_Data, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Card:
+        """Read ``card.json``; CheckpointError names the field that does not fit."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"{path.parent.name}: {CARD} cannot be read: {error.strerror}"
+            ) from error
+        return cls.parse(content, path.parent.name)
+
+    @classmethod
+    def parse(cls, text: str | bytes, checkpoint: str) -> Card:
+        """Return the card that a JSON text holds.
+
+        Parameters
+        ----------
+        text
+            As it stands in ``card.json``.
+        checkpoint
+            Whose card it is, for the message.
+
+        Raises
+        ------
+        CheckpointError
+            A field is missing, unknown or wrong; all of them are named.
+        """
+        try:
+            return _CARDS.validate_json(text)
+        except ValidationError as error:
+            reasons = "; ".join(
+                ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
+                for e in error.errors()
+            )
+            raise CheckpointError(f"{checkpoint}: {CARD} cannot be used: {reasons}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write ``card.json``; one that could not be read again is a CheckpointError."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        self.parse(text, folder.name)
+        (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+    def check_range(
+        self,
+        *,
+        distance_mm: float,
+        thickness_mm: float,
+        in_plane_mm: float,
+        contrast: str | None = None,
+    ) -> None:
+        """Refuse a series that is unlike anything the checkpoint was trained for.
+
+        Raises
+        ------
+        OutOfRange
+            With a reason that can be shown to a radiographer.
+        """
+        measures = (
+            ("the slices are {:.1f} mm apart", distance_mm, self.distance_mm, "mm"),
+            (
+                "the slice thickness is {:.2f} times the slice distance",
+                thickness_mm / distance_mm,
+                self.thickness_ratio,
+                "times",
+            ),
+            ("the pixels measure {:.2f} mm", in_plane_mm, self.in_plane_mm, "mm"),
+        )
+        for words, value, (low, high), unit in measures:
+            if not low * 0.99 <= value <= high * 1.01:  # a percent for rounded header values
+                raise OutOfRange(
+                    f"{words.format(value)}, and checkpoint {self.name} is made for "
+                    f"{low:g} to {high:g} {unit}"
+                )
+        if contrast is not None and contrast not in self.contrasts:
+            raise OutOfRange(
+                f"the image is {contrast}, and checkpoint {self.name} is made for "
+                f"{', '.join(self.contrasts)}"
+            )
+
+    @property
+    def headline(self) -> str:
+        """The first measured score, by its gain over cubic interpolation; empty without one."""
+        for score in self.scores:
+            try:
+                methods = score["methods"]
+                gain = methods["ours"]["psnr_db"] - methods["cubic"]["psnr_db"]
+                return (
+                    f"{gain:+.2f} dB over cubic at {score['thickness_mm']:g}/{score['gap_mm']:g} mm"
+                )
+            except (KeyError, TypeError, ValueError):
+                continue
+        return ""
+
+
+_CARDS = TypeAdapter(Card)
+
+
+def card_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``card.json``, kept in ``checkpoints/card.schema.json``."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_CARDS.json_schema(),
+    }
