@@ -16,7 +16,15 @@ from torch.nn import functional
 
 from mrisr_node.superres.operators import SUB_SLICES
 
-__all__ = ["CONDITIONS", "NETWORKS", "FoldedResidual", "build_network", "conditions"]
+__all__ = [
+    "CONDITIONS",
+    "NETWORKS",
+    "ContrastConv3d",
+    "FoldedResidual",
+    "ResidualBlock",
+    "build_network",
+    "conditions",
+]
 
 CONDITIONS = 3
 
@@ -35,7 +43,7 @@ def conditions(distance_mm: float, thickness_mm: float, in_plane_mm: float) -> T
 _UPDATE = 0.1  # the size of an update in units of the intensity scale, about
 
 
-class _ContrastConv3d(nn.Conv3d):
+class ContrastConv3d(nn.Conv3d):
     """A convolution whose kernels sum to zero, so that it sees contrasts and not brightness.
 
     Brightness is settled by the linear estimate. It is also the same in all sub-slices, and would
@@ -43,22 +51,25 @@ class _ContrastConv3d(nn.Conv3d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        """Convolve."""
         kernels = self.weight - self.weight.mean(dim=(1, 2, 3, 4), keepdim=True)
-        return functional.conv3d(features, kernels, self.bias, padding=1)
+        return functional.conv3d(features, kernels, self.bias, padding=self.padding)
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions around a bias that depends on the geometry, added to their input."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kernel: tuple[int, int, int] = (3, 3, 3)) -> None:
         super().__init__()
-        self.first = nn.Conv3d(width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.first = nn.Conv3d(width, width, kernel, padding=padding)
+        self.second = nn.Conv3d(width, width, kernel, padding=padding)
 
     def forward(self, features: Tensor, bias: Tensor) -> Tensor:
-        hidden = functional.relu(self.first(features) + bias[..., None, None, None])
-        update: Tensor = self.second(hidden)
-        return features + 0.2 * update
+        """Return (batch, width, x, y, n) for the same and a bias of (batch, width)."""
+        # In place where autograd allows: memory traffic costs as much time as arithmetic here.
+        hidden = self.first(features).add_(bias.to(features.dtype)[..., None, None, None]).relu_()
+        return torch.add(features, self.second(hidden), alpha=0.2)
 
 
 class FoldedResidual(nn.Module):
@@ -79,8 +90,8 @@ class FoldedResidual(nn.Module):
         super().__init__()
         self.fold = in_plane_fold
         channels = SUB_SLICES * in_plane_fold**2
-        self.head = _ContrastConv3d(channels, width, 3, padding=1)
-        self.body = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.head = ContrastConv3d(channels, width, 3, padding=1)
+        self.body = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
         self.tail = nn.Conv3d(width, channels, 3, padding=1)
         self.geometry = nn.Sequential(
             nn.Linear(CONDITIONS, 32), nn.ReLU(), nn.Linear(32, blocks * width)

@@ -28,7 +28,7 @@ from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
 
-__all__ = ["TrainingState", "export", "train"]
+__all__ = ["TrainingState", "export", "train", "validation_samples"]
 
 
 @dataclass
@@ -115,8 +115,8 @@ def _learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _validation_samples(config: TrainingConfig) -> list[Sample]:
-    """Noise-free acquisitions of 4 to 5.5 mm with the contrast as it is, the same in every run."""
+def validation_samples(config: TrainingConfig) -> list[Sample]:
+    """Return noise-free acquisitions of 4 to 5.5 mm, contrast as it is: the same in every run."""
     ranges = dataclasses.replace(
         config.acquisition,
         distance_mm=(4.0, 5.5),
@@ -189,7 +189,7 @@ def _train(
     rest = world.share(state.step * config.batch, last * config.batch, config.batch)
     loader = DataLoader(Subset(samples, rest), config.batch // world.size, collate_fn=list)
     first = world.rank == 0
-    watched = _validation_samples(config) if first else []
+    watched = validation_samples(config) if first else []
     losses = []
     for batch in loader:
         loss = relative_error(restored(network, batch, device, mixed), batch)
