@@ -27,8 +27,13 @@ out = Console()
 err = Console(stderr=True)
 
 
-def command(function: Callable[..., Any], to: typer.Typer = app) -> Callable[..., Any]:
-    """Add a command that ends with the message of an error that is ours, without a traceback."""
+def command(
+    function: Callable[..., Any], to: typer.Typer = app, name: str | None = None
+) -> Callable[..., Any]:
+    """Add a command that ends with the message of an error that is ours, without a traceback.
+
+    It is named after its function, or by `name`.
+    """
 
     @wraps(function)
     def guarded(*args: Any, **keywords: Any) -> Any:  # noqa: ANN401 - passes through
@@ -38,7 +43,7 @@ def command(function: Callable[..., Any], to: typer.Typer = app) -> Callable[...
             err.print(f"mrisr-node: {error}", style="red", markup=False, highlight=False)
             raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from error
 
-    return to.command()(guarded)
+    return to.command(name)(guarded)
 
 
 def start_logging() -> None:

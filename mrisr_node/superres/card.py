@@ -132,11 +132,15 @@ class Card:
             )
             raise CheckpointError(f"{checkpoint}: {CARD} cannot be used: {reasons}") from error
 
+    def text(self) -> str:
+        """Return what ``card.json`` holds; CheckpointError where it could not be read again."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        self.parse(text, self.name)
+        return text
+
     def save(self, folder: Path) -> None:
-        """Write ``card.json``; one that could not be read again is a CheckpointError."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        self.parse(text, folder.name)
-        (folder / CARD).write_text(text + "\n", encoding="utf-8")
+        """Write ``card.json``; nothing is written where it could not be read again."""
+        (folder / CARD).write_text(self.text(), encoding="utf-8")
 
     def check_range(
         self,
