@@ -9,22 +9,26 @@ need not be whole numbers, and nothing is ever shifted by half a voxel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from math import floor, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import sici
 
 from mrisr_node.volumes.geometry import FloatArray, Volume
 
 __all__ = [
     "MINIMUM_SPACING_MM",
     "Positions",
+    "SliceProfile",
     "SliceStack",
     "Thickened",
     "along_last_axis",
     "degradation_matrix",
     "profile_sigma",
     "resliced_affine",
+    "slice_profile",
     "thicken",
 ]
 
@@ -42,6 +46,55 @@ def profile_sigma(thickness_mm: float) -> float:
     SliceThickness.
     """
     return thickness_mm / (2.0 * sqrt(2.0 * log(2.0)))
+
+
+class SliceProfile(StrEnum):
+    """How sensitive a slice is across its thickness, which is the full width at half maximum.
+
+    ``GAUSSIAN`` is what is assumed of an unknown scanner. ``SINC`` is what a sinc pulse with a Hann
+    window and a time-bandwidth product of 4 excites at small flip angles: flatter on top, steeper,
+    with side lobes below 1 %.
+    """
+
+    GAUSSIAN = "gaussian"
+    SINC = "sinc"
+
+
+_TIME_BANDWIDTH = 4.0
+_SINC_WIDTH = 3.977730626391741  # full width at half maximum of the profile below, in its own unit
+_SINC_REACH = 2.0  # thicknesses on either side; side lobes beyond it are below 0.02 %
+
+
+def _sinc_pulse_profile(offsets: Positions) -> Positions:
+    """Return the Fourier transform of a Hann-windowed sinc pulse of unit duration.
+
+    In the small-tip-angle approximation it is the excited magnetisation (Pauly, Nishimura and
+    Macovski, J Magn Reson 81, 1989). A truncated sinc gives a difference of sine integrals; a Hann
+    window adds it shifted by one unit to either side at half the weight.
+    """
+
+    def truncated(at: Positions) -> Positions:
+        upper, _ = sici(np.pi * (at + 0.5 * _TIME_BANDWIDTH))
+        lower, _ = sici(np.pi * (at - 0.5 * _TIME_BANDWIDTH))
+        return np.asarray(upper - lower)
+
+    return 2.0 * truncated(offsets) + truncated(offsets - 1.0) + truncated(offsets + 1.0)
+
+
+def slice_profile(
+    offsets_mm: Positions, thickness_mm: float, profile: SliceProfile = SliceProfile.GAUSSIAN
+) -> Positions:
+    """Return how much of the signal at these distances from its centre a slice sees.
+
+    The scale is arbitrary: :func:`degradation_matrix` normalises. Far away it is exactly zero.
+    """
+    if profile is SliceProfile.SINC:
+        scaled = offsets_mm / thickness_mm
+        return np.where(
+            np.abs(scaled) <= _SINC_REACH, _sinc_pulse_profile(_SINC_WIDTH * scaled), 0.0
+        )
+    scaled = offsets_mm / profile_sigma(thickness_mm)
+    return np.where(np.abs(scaled) <= 4.0, np.exp(-0.5 * scaled**2), 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,20 +139,26 @@ class SliceStack:
         return max(self.count, round(self.count * self.distance_mm / spacing_mm))
 
 
-def degradation_matrix(stack: SliceStack, positions: Positions) -> Positions:
+def degradation_matrix(
+    stack: SliceStack, positions: Positions, profile: SliceProfile = SliceProfile.GAUSSIAN
+) -> Positions:
     """Return A, shape (N, M): thick slices from M thin ones centred at ``positions`` (mm).
 
-    Rows sum to one, at the ends too, where a part of the profile sees no slice: a constant image
-    stays constant. The adjoint is ``A.T``.
+    Each row is the profile at the thin slices' distances from the centre of a thick one. Rows sum
+    to one, at the ends too, where a part of the profile sees no slice: a constant image stays
+    constant. The adjoint is ``A.T``. Sums over samples equal the integrals over the profile to
+    within 0.1 % as long as a slice is at least 1.5 times as thick as the thin ones are apart.
+
+    Raises
+    ------
+    ValueError
+        If a thick slice lies outside of the thin ones.
     """
-    sigma = profile_sigma(stack.thickness_mm)
-    offsets = (positions[None, :] - stack.centres[:, None]) / sigma
-    weights = np.exp(-0.5 * offsets**2)
-    weights[np.abs(offsets) > 4.0] = 0.0
-    totals = weights.sum(axis=1, keepdims=True)
-    if np.any(totals == 0.0):
+    offsets = positions[None, :] - stack.centres[:, None]
+    if np.any(np.abs(offsets).min(axis=1) > stack.thickness_mm):
         raise ValueError("a thick slice lies outside of the thin slices")
-    return np.asarray(weights / totals)
+    weights = slice_profile(offsets, stack.thickness_mm, profile)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def along_last_axis(matrix: Positions, data: FloatArray) -> FloatArray:
@@ -151,7 +210,13 @@ class Thickened:
     positions: Positions
 
 
-def thicken(volume: Volume, axis: int, thickness_mm: float, gap_mm: float = 0.0) -> Thickened:
+def thicken(
+    volume: Volume,
+    axis: int,
+    thickness_mm: float,
+    gap_mm: float = 0.0,
+    profile: SliceProfile = SliceProfile.GAUSSIAN,
+) -> Thickened:
     """Acquire a sharp volume again in thick slices along ``axis``.
 
     As many thick slices as fit are placed, centred in the volume.
@@ -165,7 +230,7 @@ def thicken(volume: Volume, axis: int, thickness_mm: float, gap_mm: float = 0.0)
     stack = SliceStack(count, distance, thickness_mm)
     first = 0.5 * (size - 1) - 0.5 * (count - 1) * distance / spacing
     positions = (np.arange(size) - first) * spacing
-    matrix = degradation_matrix(stack, positions)
+    matrix = degradation_matrix(stack, positions, profile)
     thick = np.moveaxis(along_last_axis(matrix, np.moveaxis(volume.data, axis, -1)), -1, axis)
     low, high = -0.5 * distance, (count - 0.5) * distance
     seen = np.flatnonzero((positions > low) & (positions < high))
