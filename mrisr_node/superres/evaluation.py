@@ -10,69 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter, gaussian_laplace
 
 from mrisr_node.superres.checkpoints import Checkpoint
-from mrisr_node.superres.inference import restore_slices
-from mrisr_node.superres.interpolation import back_projection_matrix, cubic_matrix, linear_matrix
+from mrisr_node.superres.fidelity import Residual
+from mrisr_node.superres.methods import DEFAULT_METHODS, build_methods
+from mrisr_node.superres.metrics import bootstrap, hfen, psnr, ssim
+from mrisr_node.superres.peak_memory import measured_memory
+from mrisr_node.superres.peers import Eclare
+from mrisr_node.superres.simulation import Protocol, crop_to_head, foreground, simulate
 from mrisr_node.superres.sources import load_ras
-from mrisr_node.volumes.degradation import Positions, SliceStack, along_last_axis, thicken
-from mrisr_node.volumes.geometry import FloatArray, Volume
+from mrisr_node.volumes.degradation import SliceProfile, along_last_axis, degradation_matrix
 
-__all__ = ["METHODS", "Evaluation", "Score", "Summary", "evaluate", "hfen", "psnr", "ssim"]
-
-METHODS = ("linear", "cubic", "cubic-bp", "ours")
-"""Linear, cubic B-spline, cubic and five back-projections with the known profile, and ours."""
-
-_BASELINES: dict[str, Callable[[SliceStack, Positions], Positions]] = {
-    "linear": linear_matrix,
-    "cubic": cubic_matrix,
-    "cubic-bp": back_projection_matrix,
-}
-
-_Mask = NDArray[np.bool_]
-
-_MARGIN = 8  # voxels
-
-
-def psnr(truth: FloatArray, result: FloatArray, mask: _Mask, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB inside the mask."""
-    error = float(np.mean(np.square((truth - result)[mask], dtype=np.float64)))
-    return float(10.0 * np.log10(peak**2 / max(error, 1e-12 * peak**2)))
-
-
-def ssim(truth: FloatArray, result: FloatArray, mask: _Mask, peak: float) -> float:
-    """Mean structural similarity inside the mask, in 3D.
-
-    With the constants and the Gaussian window (sigma 1.5 voxels) of Wang et al., IEEE TIP 13(4),
-    2004.
-    """
-
-    def mean(image: FloatArray) -> FloatArray:
-        return np.asarray(gaussian_filter(image, 1.5, truncate=3.5))
-
-    a, b = truth / np.float32(peak), result / np.float32(peak)
-    mean_a, mean_b = mean(a), mean(b)
-    variance_a = mean(a * a) - mean_a**2
-    variance_b = mean(b * b) - mean_b**2
-    covariance = mean(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
-        (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    )
-    return float(similarity[mask].mean())
-
-
-def hfen(truth: FloatArray, result: FloatArray, mask: _Mask) -> float:
-    """High-frequency error norm inside the mask: 0 is perfect, 1 is no detail at all.
-
-    Laplacian of a Gaussian of sigma 1.5 voxels, after Ravishankar and Bresler, IEEE TMI 30(5),
-    2011.
-    """
-    detail = gaussian_laplace(truth, 1.5)[mask]
-    error = gaussian_laplace(truth - result, 1.5)[mask]
-    return float(np.linalg.norm(error) / np.linalg.norm(detail))
+__all__ = ["Evaluation", "Score", "Summary", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +33,17 @@ class Score:
     subject
         The file's name without its endings.
     method
-        One of METHODS.
+        Its name.
     psnr_db, ssim, hfen
         Inside the foreground. The peak is the 99.5th percentile of the truth there.
     seconds
         From thick slices to thin ones.
+    peak_mib
+        Highest resident memory above that before, of the process and those it starts, in MiB.
+    residual_median, residual_p99
+        Of the absolute difference between the thick slices and the result degraded again with the
+        true profile, inside the foreground, over its mean intensity. With noise in the slices, a
+        method that does not fit it has the noise here.
     """
 
     subject: str
@@ -97,17 +52,40 @@ class Score:
     ssim: float
     hfen: float
     seconds: float
+    peak_mib: float
+    residual_median: float
+    residual_p99: float
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of a method over subjects, each with its 95 % bootstrap interval."""
+    """Mean of a method over subjects; of the scores with its 95 % bootstrap interval.
+
+    The memory is the largest of any subject.
+    """
 
     method: str
     psnr_db: tuple[float, float, float]
     ssim: tuple[float, float, float]
     hfen: tuple[float, float, float]
     seconds: float
+    peak_mib: float
+    residual_median: float
+    residual_p99: float
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> Summary:
+        """Summarise the scores of one method."""
+        return cls(
+            scores[0].method,
+            bootstrap([score.psnr_db for score in scores]),
+            bootstrap([score.ssim for score in scores]),
+            bootstrap([score.hfen for score in scores]),
+            float(np.mean([score.seconds for score in scores])),
+            max(score.peak_mib for score in scores),
+            float(np.mean([score.residual_median for score in scores])),
+            float(np.mean([score.residual_p99 for score in scores])),
+        )
 
 
 @dataclass(frozen=True)
@@ -116,8 +94,8 @@ class Evaluation:
 
     Parameters
     ----------
-    thickness_mm, gap_mm, axis, noise
-        What was simulated; noise as a share of the foreground's mean.
+    thickness_mm, gap_mm, axis, noise, profile, partial_fourier
+        What was simulated, as in :class:`Protocol`.
     scores
         One for each subject and method.
     """
@@ -126,23 +104,16 @@ class Evaluation:
     gap_mm: float
     axis: str
     noise: float
+    profile: str
+    partial_fourier: float
     scores: tuple[Score, ...]
 
     def summaries(self) -> list[Summary]:
         """Return the mean over subjects for each method."""
-        result = []
-        for method in dict.fromkeys(score.method for score in self.scores):
-            scores = [score for score in self.scores if score.method == method]
-            result.append(
-                Summary(
-                    method,
-                    _bootstrap([score.psnr_db for score in scores]),
-                    _bootstrap([score.ssim for score in scores]),
-                    _bootstrap([score.hfen for score in scores]),
-                    float(np.mean([score.seconds for score in scores])),
-                )
-            )
-        return result
+        return [
+            Summary.of([score for score in self.scores if score.method == method])
+            for method in dict.fromkeys(score.method for score in self.scores)
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -152,52 +123,27 @@ class Evaluation:
 
     def table(self) -> str:
         """Return a table for people, subjects first, then means with their intervals."""
+        width = max([6, *(len(score.method) for score in self.scores)]) + 2
         lines = [
             f"thickness {self.thickness_mm:g} mm, gap {self.gap_mm:g} mm, along {self.axis}, "
-            f"noise {100 * self.noise:g} %",
-            f"{'volume':<36}{'method':<10}{'PSNR dB':>9}{'SSIM':>8}{'HFEN':>8}{'s':>8}",
+            f"{self.profile} profile, noise {100 * self.noise:g} %, "
+            f"partial Fourier {self.partial_fourier:g}",
+            f"{'volume':<36}{'method':<{width}}{'PSNR dB':>9}{'SSIM':>8}{'HFEN':>8}{'s':>9}"
+            f"{'MiB':>8}{'residual %: median':>20}{'p99':>7}",
         ]
         lines += [
-            f"{s.subject:<36}{s.method:<10}{s.psnr_db:>9.2f}{s.ssim:>8.4f}{s.hfen:>8.4f}"
-            f"{s.seconds:>8.2f}"
+            f"{s.subject:<36}{s.method:<{width}}{s.psnr_db:>9.2f}{s.ssim:>8.4f}{s.hfen:>8.4f}"
+            f"{s.seconds:>9.2f}{s.peak_mib:>8.0f}{100 * s.residual_median:>20.2f}"
+            f"{100 * s.residual_p99:>7.2f}"
             for s in self.scores
         ]
         lines += [
-            f"{'mean':<36}{s.method:<10}{s.psnr_db[0]:>9.2f}{s.ssim[0]:>8.4f}{s.hfen[0]:>8.4f}"
-            f"{s.seconds:>8.2f}  [{s.psnr_db[1]:.2f}, {s.psnr_db[2]:.2f}] dB"
+            f"{'mean':<36}{s.method:<{width}}{s.psnr_db[0]:>9.2f}{s.ssim[0]:>8.4f}"
+            f"{s.hfen[0]:>8.4f}{s.seconds:>9.2f}{s.peak_mib:>8.0f}{100 * s.residual_median:>20.2f}"
+            f"{100 * s.residual_p99:>7.2f}  [{s.psnr_db[1]:.2f}, {s.psnr_db[2]:.2f}] dB"
             for s in self.summaries()
         ]
         return "\n".join(lines)
-
-
-def _bootstrap(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and the 95 % percentile interval of 2000 resamples over subjects."""
-    sample = np.asarray(values)
-    draws = np.random.default_rng(0).integers(0, len(sample), (2000, len(sample)))
-    low, high = np.percentile(sample[draws].mean(axis=1), (2.5, 97.5))
-    return float(sample.mean()), float(low), float(high)
-
-
-def _foreground(image: FloatArray) -> _Mask:
-    """Return the head, or the brain of a volume that is stripped to it."""
-    bright = image > 0.25 * image[image > image.mean()].mean()
-    return np.asarray(binary_fill_holes(binary_closing(bright, iterations=2)))
-
-
-def _head(volume: Volume) -> Volume:
-    """Cut away the air around the head but for a margin: it costs time and shows nothing."""
-    inside = _foreground(volume.data)
-    bounds = [
-        np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)
-    ]
-    starts = [max(0, int(low) - _MARGIN) for low, _ in bounds]
-    window = tuple(
-        slice(start, int(high) + _MARGIN + 1)
-        for start, (_, high) in zip(starts, bounds, strict=True)
-    )
-    affine = volume.affine.copy()
-    affine[:3, 3] = volume.position((starts[0], starts[1], starts[2]))
-    return Volume(np.ascontiguousarray(volume.data[window]), affine)
 
 
 def evaluate(
@@ -206,9 +152,12 @@ def evaluate(
     thickness_mm: float,
     gap_mm: float,
     axis: str = "y",
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = DEFAULT_METHODS,
     checkpoint: Checkpoint | None = None,
     noise: float = 0.0,
+    profile: SliceProfile = SliceProfile.GAUSSIAN,
+    partial_fourier: float = 1.0,
+    eclare: Eclare | None = None,
     progress: Callable[[Score], None] | None = None,
 ) -> Evaluation:
     """Score methods on sharp volumes that are acquired again in thick slices.
@@ -220,64 +169,51 @@ def evaluate(
     ----------
     paths
         NIfTI files, or ``.tar.xz`` archives of one DICOM series.
-    thickness_mm, gap_mm
-        Of the simulated slices.
+    thickness_mm, gap_mm, noise, profile, partial_fourier
+        What is simulated, as in :class:`Protocol`.
     axis
         x, y or z in RAS order. The default is y, front to back: of the public heads that are
         measured here, some are not sharp along z, and all are along y.
-    methods
-        Some of METHODS.
-    checkpoint
-        Needed for ``ours``.
-    noise
-        Standard deviation of Rician noise in the thick slices, as a share of the foreground's mean.
+    methods, checkpoint, eclare
+        As in :func:`build_methods`.
     progress
         Called with each score as it is known.
+
+    Raises
+    ------
+    ValueError
+        If a method is unknown or lacks what it needs, or the protocol is impossible.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise ValueError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
-    if checkpoint is None and "ours" in methods:
-        raise ValueError("the method 'ours' needs a checkpoint")
+    built = build_methods(methods, checkpoint, eclare)
+    protocol = Protocol(thickness_mm, gap_mm, axis, profile, noise, partial_fourier)
     scores: list[Score] = []
     for path in paths:
-        volume = _head(load_ras(path))
-        made = thicken(volume, "xyz".index(axis), thickness_mm, gap_mm)
-        thick = np.ascontiguousarray(np.moveaxis(made.volume.data, "xyz".index(axis), -1))
-        truth = np.moveaxis(volume.data, "xyz".index(axis), -1)[..., made.inside]
-        scale = float(thick[_foreground(thick)].mean())
-        if noise > 0:
-            random = np.random.default_rng(0)
-            real, imaginary = random.normal(0.0, noise * scale, (2, *thick.shape))
-            thick = np.hypot(thick + real, imaginary).astype(np.float32)
-        mask = _foreground(truth)
+        made = simulate(crop_to_head(load_ras(path)), protocol)
+        thick, truth = made.thick, made.truth
+        degrade = degradation_matrix(thick.stack, thick.positions, profile)
+        mask, acquired = foreground(truth), foreground(thick.slices)
         peak = float(np.percentile(truth[mask], 99.5))
-        in_plane = float(
-            np.mean([s for i, s in enumerate(volume.spacing) if i != "xyz".index(axis)])
-        )
-        for method in methods:
-            started = time.perf_counter()
-            if checkpoint is not None and method == "ours":
-                result = restore_slices(
-                    thick,
-                    made.stack,
-                    made.positions,
-                    in_plane_mm=in_plane,
-                    intensity_scale=scale,
-                    checkpoint=checkpoint,
-                )
-            else:
-                result = along_last_axis(_BASELINES[method](made.stack, made.positions), thick)
-            seconds = time.perf_counter() - started
+        for name, method in built.items():
+            with measured_memory() as memory:
+                started = time.perf_counter()
+                result = method(thick)
+                seconds = time.perf_counter() - started
+            missing = (thick.slices - along_last_axis(degrade, result))[acquired]
+            residual = Residual.of(missing, thick.intensity_scale)
             score = Score(
                 path.name.split(".")[0],
-                method,
+                name,
                 psnr(truth, result, mask, peak),
                 ssim(truth, result, mask, peak),
                 hfen(truth, result, mask),
                 seconds,
+                memory.mib,
+                residual.relative_median,
+                residual.relative_p99,
             )
             scores.append(score)
             if progress is not None:
                 progress(score)
-    return Evaluation(thickness_mm, gap_mm, axis, noise, tuple(scores))
+    return Evaluation(
+        thickness_mm, gap_mm, axis, noise, profile.value, partial_fourier, tuple(scores)
+    )

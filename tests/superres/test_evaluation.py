@@ -3,58 +3,15 @@ import tarfile
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrisr_node.cli import app
 from mrisr_node.errors import ConversionError
-from mrisr_node.superres.evaluation import METHODS, evaluate, hfen, psnr, ssim
+from mrisr_node.superres.evaluation import evaluate
+from mrisr_node.superres.methods import DEFAULT_METHODS
 from mrisr_node.superres.sources import load_ras
-
-
-@pytest.fixture
-def images():
-    random = np.random.default_rng(0)
-    truth = random.uniform(0, 100, (24, 25, 26)).astype(np.float32)
-    return truth, np.ones(truth.shape, bool)
-
-
-def test_a_perfect_result_scores_perfectly(images):
-    truth, mask = images
-    assert psnr(truth, truth, mask, 100.0) == pytest.approx(120.0)
-    assert ssim(truth, truth, mask, 100.0) == pytest.approx(1.0)
-    assert hfen(truth, truth, mask) == 0.0
-
-
-def test_psnr_is_that_of_the_definition_and_sees_only_the_mask(images):
-    truth, mask = images
-    result = truth + np.float32(10.0)
-    assert psnr(truth, result, mask, 100.0) == pytest.approx(20.0, abs=1e-4)
-    mask = mask.copy()
-    mask[:12] = False
-    result[:12] += 500.0
-    assert psnr(truth, result, mask, 100.0) == pytest.approx(20.0, abs=1e-4)
-
-
-def test_ssim_agrees_with_scikit_image(images):
-    """The same window and constants, away from the borders that scikit-image pads otherwise."""
-    metrics = pytest.importorskip("skimage.metrics")
-    truth, _ = images
-    result = truth + np.random.default_rng(1).normal(0, 20, truth.shape).astype(np.float32)
-    _, similarity = metrics.structural_similarity(
-        truth,
-        result,
-        data_range=100.0,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-    )
-    inner = np.zeros(truth.shape, bool)
-    inner[8:-8, 8:-8, 8:-8] = True
-    assert ssim(truth, result, inner, 100.0) == pytest.approx(similarity[inner].mean(), abs=1e-3)
-
-
-def test_hfen_of_nothing_is_one(images):
-    truth, mask = images
-    assert hfen(truth, np.zeros_like(truth), mask) == pytest.approx(1.0)
+from mrisr_node.volumes.degradation import SliceProfile
+from mrisr_node.volumes.geometry import Volume
 
 
 @pytest.fixture
@@ -71,12 +28,15 @@ def test_every_method_is_scored_on_every_subject(files, tiny):
     )
     assert list(evaluation.scores) == seen
     assert {(s.subject, s.method) for s in seen} == {
-        (subject, method) for subject in ("first", "second") for method in METHODS
+        (subject, method) for subject in ("first", "second") for method in DEFAULT_METHODS
     }
     means = {summary.method: summary for summary in evaluation.summaries()}
     assert means["linear"].psnr_db[0] < means["cubic"].psnr_db[0] < means["cubic-bp"].psnr_db[0]
     mean, low, high = means["cubic"].psnr_db
     assert low == pytest.approx(mean) == pytest.approx(high)  # the two are the same head
+    assert means["cubic-bp"].residual_median < 0.5 * means["cubic"].residual_median
+    assert all(0 < s.residual_median < s.residual_p99 for s in seen)
+    assert all(s.seconds > 0 and s.peak_mib >= 0 for s in seen)
     assert json.loads(json.dumps(evaluation.as_json()))["gap_mm"] == 0.5
     assert "cubic-bp" in evaluation.table()
 
@@ -86,6 +46,83 @@ def test_noise_costs_and_is_the_same_each_time(files):
     clean = evaluate(files[:1], **settings).scores[0]
     noisy, again = (evaluate(files[:1], noise=0.05, **settings).scores[0] for _ in range(2))
     assert noisy.psnr_db == again.psnr_db < clean.psnr_db
+
+
+def test_back_projection_knows_the_profile_that_is_simulated(files):
+    """And every other thing that a scanner does costs something."""
+    settings = {"thickness_mm": 4.0, "gap_mm": 0.0, "methods": ("cubic-bp",)}
+    plain, sinc, partial = (
+        evaluate(files[:1], **settings, **more).scores[0]
+        for more in ({}, {"profile": SliceProfile.SINC}, {"partial_fourier": 5 / 8})
+    )
+    assert sinc.residual_median < 1.3 * plain.residual_median
+    assert sinc.psnr_db == pytest.approx(plain.psnr_db, abs=0.6)
+    assert partial.psnr_db < plain.psnr_db - 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"axis": "w"}, "axes are x, y and z"),
+        ({"gap_mm": -4.0}, "above zero"),
+        ({"partial_fourier": 0.4}, "k-space"),
+    ],
+)
+def test_impossible_protocols_are_errors(files, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        evaluate(files, **{"thickness_mm": 4.0, "gap_mm": 0.0, "methods": ("linear",)} | settings)
+
+
+@pytest.fixture
+def typed(head, tmp_path, monkeypatch):
+    """Return a function that runs the tool on a small head, in a world without settings."""
+    monkeypatch.chdir(tmp_path)
+    middle = np.ascontiguousarray(head.data[14:42, 10:50, 16:44])
+    Volume(middle, head.affine).save(tmp_path / "middle.nii.gz")
+    return lambda command, *words: CliRunner().invoke(
+        app, [command, "middle.nii.gz", *map(str, words)]
+    )
+
+
+def test_the_command_prints_json_of_a_known_shape(typed, tiny_folder):
+    done = typed(
+        "evaluate", "--thickness", 4, "--gap", 0.5, "--axis", "x", "--profile", "sinc",
+        "--noise", 0.01, "--partial-fourier", 0.75, "--json", "--checkpoint", tiny_folder,
+        "--method", "cubic", "--method", "cubic-bp-2", "--method", "ours-flips",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    table = json.loads(done.stdout)
+    scores, summaries = table.pop("scores"), table.pop("summaries")
+    assert table == {
+        "thickness_mm": 4.0, "gap_mm": 0.5, "axis": "x", "profile": "sinc", "noise": 0.01,
+        "partial_fourier": 0.75,
+    }  # fmt: skip
+    assert [s["method"] for s in scores] == ["cubic", "cubic-bp-2", "ours-flips"]
+    names = {
+        "method", "psnr_db", "ssim", "hfen", "seconds", "peak_mib", "residual_median",
+        "residual_p99",
+    }  # fmt: skip
+    assert all(set(s) == {"subject", *names} for s in scores)
+    assert all(set(s) == names for s in summaries)
+    assert all(len(s[name]) == 3 for s in summaries for name in ("psnr_db", "ssim", "hfen"))
+    assert all(isinstance(s[name], float) for s in scores for name in names - {"method"})
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--method", "magic"), "unknown method 'magic'"),
+        (("--method", "eclare"), "needs the path of its environment"),
+        (("--method", "linear", "--axis", "w"), "axes are x, y and z"),
+        (("--method", "linear", "--profile", "square"), "'square'"),
+        (("--method", "linear", "--thickness", 400), "thinner than one thick slice"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-lesions"])
+def test_the_commands_refuse_with_a_reason(typed, command, words, reason):
+    done = typed(command, "--thickness", 4, *words)
+    assert done.exit_code == 2
+    assert reason in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

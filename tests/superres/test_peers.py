@@ -1,0 +1,93 @@
+"""The process around ECLARE. The program itself is not here: a stand-in keeps to its interface."""
+
+import os
+import stat
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mrisr_node.errors import StageError
+from mrisr_node.superres.methods import build_methods
+from mrisr_node.superres.peers import Eclare
+from mrisr_node.superres.simulation import Protocol, simulate
+from mrisr_node.volumes.degradation import SliceProfile
+
+STAND_IN = """#!{python}
+import argparse
+from pathlib import Path
+
+import nibabel
+import numpy
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--in-fpath", type=Path, required=True)
+parser.add_argument("--out-dir", type=Path, required=True)
+parser.add_argument("--relative-slice-thickness", type=float)
+parser.add_argument("--relative-slice-profile-type")
+parser.add_argument("--n-patches", type=int)
+parser.add_argument("--batch-size", type=int)
+arguments = parser.parse_args()
+if arguments.n_patches == 13:
+    raise SystemExit("no luck today")
+image = nibabel.load(arguments.in_fpath)
+x, y, z = image.header.get_zooms()
+size = round(image.shape[2] * z / x)
+# A ramp in millimetres, on slices of the pixel size that fill the field of view from its middle.
+places = (numpy.arange(size) - (size - 1) / 2) * x + (image.shape[2] - 1) / 2 * z
+ramp = numpy.broadcast_to(places, (*image.shape[:2], size)).astype("float32")
+arguments.out_dir.mkdir()
+affine = numpy.diag([x, y, x, 1.0])
+nibabel.save(
+    nibabel.Nifti1Image(ramp, affine),
+    arguments.out_dir / arguments.in_fpath.name.replace(".nii", "_eclare.nii"),
+)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    program = tmp_path / "env" / "bin" / "run-eclare"
+    program.parent.mkdir(parents=True)
+    program.write_text(STAND_IN.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (program.parent / "python").symlink_to(sys.executable)
+    return tmp_path / "env"
+
+
+@pytest.fixture
+def thick(head):
+    return simulate(head, Protocol(4.0, 0.7, "z")).thick
+
+
+def test_its_slices_are_moved_to_the_positions_that_are_asked_for(environment, thick):
+    method = build_methods(["eclare"], eclare=Eclare(environment))["eclare"]
+    result = method(thick)
+    assert result.shape == (*thick.slices.shape[:2], len(thick.positions))
+    inner = slice(4, -4)
+    expected = np.broadcast_to(thick.positions[inner], result[..., inner].shape)
+    assert result[..., inner] == pytest.approx(expected, abs=0.02)
+
+
+def test_it_is_told_thickness_profile_and_patches(environment, thick, tmp_path):
+    eclare = Eclare(environment / "bin" / "python", patches=2000, batch=16)
+    thick = replace(thick, profile=SliceProfile.SINC, in_plane_mm=0.8)
+    words = eclare.command(tmp_path / "thick.nii.gz", tmp_path / "out", thick)
+    assert words[0] == os.fspath(environment / "bin" / "run-eclare")
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert float(options["--relative-slice-thickness"]) == pytest.approx(5.0)
+    assert options["--relative-slice-profile-type"] == "rf-pulse-slr"
+    assert (options["--n-patches"], options["--batch-size"]) == ("2000", "16")
+
+
+def test_its_name_tells_when_it_is_shortened(environment):
+    assert Eclare(environment).name == "eclare"
+    assert Eclare(environment, 2000).name == "eclare, shortened (2,000 patches)"
+
+
+def test_its_failure_is_told(environment, thick, tmp_path):
+    with pytest.raises(StageError, match="status 1: no luck today"):
+        Eclare(environment, patches=13).restore(thick)
+    with pytest.raises(StageError, match="not installed"):
+        Eclare(tmp_path).restore(thick)
