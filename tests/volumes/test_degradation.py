@@ -114,9 +114,7 @@ def test_a_phantom_of_ramp_and_waves_is_acquired_exactly(profile, gain, thicknes
     sharp = Volume(phantom(along_normal(empty), 1.0, 1.0).astype(np.float32), affine)
 
     thick = thicken(sharp, axis, thickness, 5.5 - thickness, profile).volume
-    expected = phantom(
-        along_normal(thick), gain(1 / 11.0, thickness), gain(1 / 23.0, thickness)
-    )
+    expected = phantom(along_normal(thick), gain(1 / 11.0, thickness), gain(1 / 23.0, thickness))
     inner = [slice(None)] * 3
     inner[axis] = slice(2, -2)  # at the ends a part of the profile sees nothing
     assert thick.data[tuple(inner)] == pytest.approx(expected[tuple(inner)], abs=2e-3)
