@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
-from typing import cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fidelity import Fidelity, measure
+from mrisr_node.superres.folded import restore_folded
+from mrisr_node.superres.interpolated import restore_interpolated
 from mrisr_node.superres.interpolation import cubic_matrix
-from mrisr_node.superres.networks import conditions
+from mrisr_node.superres.networks import INTERPOLATED, conditions
 from mrisr_node.superres.operators import build_operators
-from mrisr_node.superres.restoration import TorchOperators, fold, restore
+from mrisr_node.superres.precision import computes_in_bfloat16
+from mrisr_node.superres.restoration import TorchOperators
 from mrisr_node.volumes.degradation import (
     MINIMUM_SPACING_MM,
     Positions,
@@ -30,12 +29,19 @@ from mrisr_node.volumes.degradation import (
 )
 from mrisr_node.volumes.geometry import FloatArray, Volume
 
-__all__ = ["SuperResolution", "pick_device", "restore_slices", "super_resolve"]
+__all__ = [
+    "Precision",
+    "SuperResolution",
+    "pick_device",
+    "pick_precision",
+    "restore_slices",
+    "super_resolve",
+]
 
-_OVERLAP = 32  # pixels that neighbouring tiles share and blend
-_ROWS = 64  # image rows that the last, linear step handles at once
+_TILE_SLICES = 32  # a tile has as many voxels as the card's patch, squared, times this
 _NOISE = 0.03  # of the intensity scale: how far a result may exceed the source's brightest voxel
 
+Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[float], None]
 
 
@@ -53,6 +59,8 @@ class SuperResolution:
         That residual in numbers, beside the one of cubic interpolation.
     profile
         The slice profile that was assumed, in words.
+    precision
+        In what the network computed.
     spacing_in_mm, spacing_out_mm
         Slice distance before and after.
     """
@@ -61,6 +69,7 @@ class SuperResolution:
     residual: Volume
     fidelity: Fidelity
     profile: str
+    precision: Precision
     spacing_in_mm: float
     spacing_out_mm: float
 
@@ -70,56 +79,18 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tiling(size: int, largest: int) -> tuple[int, int, float]:
-    """Return how many tiles of which length cover ``size`` with least work, and their overlap.
+def pick_precision(
+    device: torch.device, network: str, capabilities: Mapping[str, Any] | None = None
+) -> Precision:
+    """Return in what a network of the registry computes, unless told otherwise.
 
-    All lengths and steps are even, so that pixels are folded into channels alike in every tile. The
-    overlap is a share of the length, a little less so that rounding cannot shorten the step.
+    bfloat16 on CPUs whose convolutions are several times faster in it (AMX), for networks that
+    return a small update of the linear estimate; float32 for those that return intensities, on
+    other CPUs, and on GPUs, where neither has been measured. ``capabilities`` are the CPU's, as
+    torch tells them by default.
     """
-    count = max(1, ceil((size - _OVERLAP) / (largest - _OVERLAP)))
-    if count == 1:
-        return 1, size, 0.0
-    length = 2 * ceil((size + (count - 1) * _OVERLAP) / (2 * count))
-    return count, length, _OVERLAP / length - 1e-6
-
-
-def _update(
-    thick: Tensor,
-    geometry: Tensor,
-    operators: TorchOperators,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> Tensor:
-    """Run the network in overlapping in-plane tiles, each with all slices.
-
-    ``thick`` is (x, y, n) on the CPU; the update, (1, SUB_SLICES, x, y, n), is returned there.
-    """
-    x, y, n = thick.shape
-    even = functional.pad(thick[None, None], (0, 0, 0, y % 2, 0, x % 2), mode="replicate")
-    tiles_x, length_x, overlap_x = _tiling(x + x % 2, checkpoint.card.patch)
-    tiles_y, length_y, overlap_y = _tiling(y + y % 2, checkpoint.card.patch)
-    device = geometry.device
-    network = checkpoint.network.to(device)
-    done = 0
-
-    def predict(window: Tensor) -> Tensor:
-        nonlocal done
-        update: Tensor = network(fold(window[:, 0], operators), geometry)
-        done += 1
-        progress(min(1.0, done / (tiles_x * tiles_y)))
-        return update
-
-    result = sliding_window_inference(
-        even,
-        (length_x, length_y, n),
-        sw_batch_size=1,
-        predictor=predict,
-        overlap=(overlap_x, overlap_y, 0.0),
-        mode="gaussian",
-        sw_device=device,
-        device=torch.device("cpu"),
-    )
-    return cast(Tensor, result)[..., :x, :y, :]
+    fast = device.type == "cpu" and computes_in_bfloat16(device, capabilities)
+    return "bfloat16" if fast and network not in INTERPOLATED else "float32"
 
 
 def restore_slices(
@@ -131,6 +102,7 @@ def restore_slices(
     intensity_scale: float,
     checkpoint: Checkpoint,
     device: torch.device | None = None,
+    precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
     """Restore thin slices at any positions.
@@ -149,7 +121,7 @@ def restore_slices(
         Mean intensity of the brain.
     checkpoint
         The network.
-    device, progress
+    device, precision, progress
         As for :func:`super_resolve`.
 
     Returns
@@ -157,22 +129,33 @@ def restore_slices(
     FloatArray
         Shape (x, y, m), within the intensities of ``thick`` plus noise.
     """
-    operators = TorchOperators.of(build_operators(stack, positions))
     device = device or pick_device()
-    geometry = conditions(stack.distance_mm, stack.thickness_mm, in_plane_mm)[None]
-    scaled = torch.from_numpy(np.ascontiguousarray(thick / np.float32(intensity_scale)))
+    card = checkpoint.card
+    precision = precision or pick_precision(device, card.network)
+    report = progress or (lambda share: None)
+    operators = TorchOperators.of(build_operators(stack, positions)).to(device)
+    scaled = torch.from_numpy(np.divide(thick, np.float32(intensity_scale), order="C"))
     with torch.inference_mode():
-        update = _update(
-            scaled,
-            geometry.to(device),
-            operators.to(device),
-            checkpoint,
-            progress or (lambda share: None),
-        )
-        thin = np.empty((*thick.shape[:2], len(positions)), dtype=np.float32)
-        for start in range(0, thick.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
-            thin[rows] = restore(scaled[None, rows], update[:, :, rows], operators)[0].numpy()
+        if card.network in INTERPOLATED:
+            cubic = torch.tensor(cubic_matrix(stack, positions).T, dtype=torch.float32)
+            thin = restore_interpolated(
+                scaled,
+                cubic.to(device),
+                operators,
+                checkpoint.network,
+                patch=card.patch,
+                progress=report,
+            )
+        else:
+            thin = restore_folded(
+                scaled,
+                operators,
+                checkpoint.network,
+                conditions(stack.distance_mm, stack.thickness_mm, in_plane_mm)[None].to(device),
+                tile_voxels=card.patch**2 * _TILE_SLICES,
+                bfloat16=precision == "bfloat16",
+                progress=report,
+            )
     thin *= np.float32(intensity_scale)
     return np.clip(thin, thick.min(), thick.max() + _NOISE * intensity_scale, out=thin)
 
@@ -186,6 +169,7 @@ def super_resolve(
     checkpoint: Checkpoint,
     mask: NDArray[np.bool_] | None = None,
     device: torch.device | None = None,
+    precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> SuperResolution:
     """Return thin slices for a volume of thick ones.
@@ -211,6 +195,8 @@ def super_resolve(
         brighter than a fifth of the intensity scale.
     device
         GPU where there is one, by default.
+    precision
+        In what the network computes; :func:`pick_precision` by default.
     progress
         Called with the share done, rising from 0 to 1.
 
@@ -231,6 +217,8 @@ def super_resolve(
     checkpoint.card.check_range(
         distance_mm=distance, thickness_mm=thickness_mm, in_plane_mm=in_plane
     )
+    device = device or pick_device()
+    precision = precision or pick_precision(device, checkpoint.card.network)
     stack = SliceStack(volume.data.shape[slice_axis], distance, thickness_mm)
     positions = stack.divided(stack.thin_count(max(in_plane, MINIMUM_SPACING_MM)))
     thick = np.moveaxis(volume.data, slice_axis, -1)
@@ -242,6 +230,7 @@ def super_resolve(
         intensity_scale=intensity_scale,
         checkpoint=checkpoint,
         device=device,
+        precision=precision,
         progress=lambda share: report(0.95 * share),
     )
     degrade = degradation_matrix(stack, positions)
@@ -257,6 +246,7 @@ def super_resolve(
         residual=Volume(np.ascontiguousarray(np.moveaxis(residual, -1, slice_axis)), volume.affine),
         fidelity=fidelity,
         profile=f"Gaussian, full width at half maximum {thickness_mm:g} mm",
+        precision=precision,
         spacing_in_mm=distance,
         spacing_out_mm=distance * step,
     )

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrisr_node.superres.interpolated import swin_unetr
 from mrisr_node.superres.operators import SUB_SLICES
 
 __all__ = [
     "CONDITIONS",
+    "INTERPOLATED",
     "NETWORKS",
     "ContrastConv3d",
     "FoldedResidual",
@@ -117,8 +119,14 @@ class FoldedResidual(nn.Module):
         return update.permute(0, 1, 4, 2, 5, 3, 6).reshape(folded.shape)
 
 
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"folded-residual": FoldedResidual}
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "folded-residual": FoldedResidual,
+    "swin-unetr": swin_unetr,
+}
 """What a checkpoint card may name; a card never carries an import path."""
+
+INTERPOLATED = frozenset({"swin-unetr"})
+"""Those that take the interpolated volume, (1, 1, x, y, m), and return the thin one."""
 
 
 def build_network(name: str, arguments: Mapping[str, int]) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mrisr_node.superres.operators import SUB_SLICES, Operators
 
-__all__ = ["TorchOperators", "fold", "restore"]
+__all__ = ["TorchOperators", "consistent", "fold", "restore"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,16 @@ def fold(thick: Tensor, operators: TorchOperators) -> Tensor:
     return sub_slices.reshape(*thick.shape, SUB_SLICES).movedim(-1, 1)
 
 
+def consistent(thin: Tensor, thick: Tensor, operators: TorchOperators) -> Tensor:
+    """Move thin slices, (b, x, y, m), by the linear estimate of what they lack of (b, x, y, n).
+
+    So a network can only fill in what the acquisition left open, up to noise.
+    """
+    return thin + (thick - thin @ operators.degrade) @ operators.restore
+
+
 def restore(thick: Tensor, update: Tensor | None, operators: TorchOperators) -> Tensor:
-    """Return thin slices, (b, x, y, m).
+    """Return thin slices, (b, x, y, m), that are consistent with the thick ones.
 
     Parameters
     ----------
@@ -64,11 +72,8 @@ def restore(thick: Tensor, update: Tensor | None, operators: TorchOperators) -> 
         scale of ``thick``; None gives the linear estimate alone.
     operators
         Matrices of this geometry.
-
-    The last step moves the result by the linear estimate of what is missing when it is degraded
-    again. So a network can only fill in what the acquisition left open, up to noise.
     """
     thin = thick @ operators.restore
     if update is not None:
         thin = thin + update.movedim(1, -1).flatten(-2) @ operators.unfold
-    return thin + (thick - thin @ operators.degrade) @ operators.restore
+    return consistent(thin, thick, operators)
