@@ -7,7 +7,8 @@ import torch
 
 from mrisr_node.errors import OutOfRange
 from mrisr_node.superres.checkpoints import Checkpoint
-from mrisr_node.superres.inference import super_resolve
+from mrisr_node.superres.inference import pick_precision, super_resolve
+from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.volumes.degradation import thicken
 from mrisr_node.volumes.geometry import Volume
 
@@ -103,14 +104,80 @@ def test_progress_rises_from_nothing_to_all(head, tiny):
     assert len(seen) > 4
 
 
-def test_tiles_leave_no_seams(head, tiny):
-    """One tile and four give the same image, except for what the blending averages."""
+PRECISIONS = [
+    "float32",
+    pytest.param(
+        "bfloat16",
+        marks=pytest.mark.skipif(
+            not computes_in_bfloat16(torch.device("cpu")), reason="slow without AMX"
+        ),
+    ),
+]
+
+
+def with_patch(checkpoint, patch):
+    return Checkpoint(dataclasses.replace(checkpoint.card, patch=patch), checkpoint.network)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("thickness", [2.0, 4.0])
+def test_tiles_leave_no_seams(head, tiny, precision, thickness):
+    """Many tiles, through many slices too, give the same image as one."""
+    thick = thick_head(head, thickness=thickness, gap=0.0)
+    seen = []
+    watch = tiny.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    tiled, whole = (
+        resolve(
+            thick, with_patch(tiny, patch), thickness_mm=thickness, precision=precision
+        ).volume.data
+        for patch in (33, 512)
+    )
+    watch.remove()
+    assert len(seen) >= 3 + 4 + 3 + 1  # three probes and several tiles, three probes and one tile
+    assert seen[3][-1] < thick.data.shape[2] or thickness == 4.0
+    assert np.abs(tiled - whole).max() < (1e-4 if precision == "float32" else 2e-2) * 550.0
+    assert np.abs(tiled - whole).mean() < (1e-6 if precision == "float32" else 1e-3) * 550.0
+
+
+def test_what_the_network_sees_at_once_does_not_grow_with_the_volume(head, tiny):
     thick = thick_head(head)
-    large = Checkpoint(dataclasses.replace(tiny.card, patch=512), tiny.network)
-    tiled, whole = (resolve(thick, checkpoint).volume.data for checkpoint in (tiny, large))
-    difference = np.abs(tiled - whole)
-    assert difference.mean() < 1e-3 * 550.0
-    assert difference.max() < 0.05 * 550.0
+    large = Volume(np.tile(thick.data, (2, 2, 2)), thick.affine)
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, output: seen.append(output.numel()))
+        for layer in tiny.network.modules()
+    ]
+    small = with_patch(tiny, 33)
+    resolve(large, small)
+    for hook in hooks:
+        hook.remove()
+    assert max(seen) <= 33**2 * 32 * 8  # channels of the folded grid; the width counts in fours
+    assert max(seen) < large.data.size * 8 / 4
+
+
+def test_air_around_the_head_changes_nothing_and_is_not_filled(head, tiny):
+    thick = thick_head(head)
+    thick.data[thick.data < 40.0] = 0.0
+    widths = ((20, 20), (28, 12), (0, 0))
+    wide = Volume(np.pad(thick.data, widths), thick.affine)
+    again = Volume(np.pad(wide.data, widths), thick.affine)
+    first, second = (resolve(volume, tiny).volume.data for volume in (wide, again))
+    assert np.array_equal(first, second[20:-20, 28:-12])
+    assert np.all(first[:8] == 0.0)
+    assert np.all(first[:, :16] == 0.0)
+    empty = Volume(np.full_like(thick.data, 0.5), thick.affine)
+    assert np.abs(resolve(empty, tiny).volume.data - 0.5).max() < 0.01
+
+
+def test_the_precision_is_chosen_by_what_the_processor_can_and_told(head, tiny):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_precision(cpu, "folded-residual", {"amx_bf16": True}) == "bfloat16"
+    assert pick_precision(cpu, "folded-residual", {"avx512_bf16": True}) == "float32"
+    assert pick_precision(cpu, "swin-unetr", {"amx_bf16": True}) == "float32"
+    assert pick_precision(gpu, "folded-residual", {"amx_bf16": True}) == "float32"
+    thick = thick_head(head)
+    assert resolve(thick, tiny, precision="float32").precision == "float32"
+    assert resolve(thick, tiny).precision == pick_precision(cpu, "folded-residual")
 
 
 @pytest.mark.parametrize("shape", [(31, 47, 6), (12, 9, 3), (70, 33, 1)])
