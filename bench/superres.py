@@ -1,117 +1,252 @@
-"""Quality and time of the shipped super-resolution, side by side with what one could have instead.
+"""Speed and memory of super-resolution, side by side with other ways to the same thin slices.
 
-    python bench/superres.py HR.nii.gz… [--axis y] [--record]
+    python bench/superres.py HEAD.nii.gz [--axis y] [--thickness 5] [--gap 0] [--threads N]
+        [--checkpoint FOLDER] [--random WIDTH BLOCKS] [--precision float32] [--size PIXELS]
 
-For 4 mm slices without gap and 5 mm slices with 0.5 mm between them, prints PSNR, SSIM and HFEN of
-each method (the same thick slices for all), and how much longer super-resolution takes than cubic
-B-spline interpolation of the same slices by SciPy. ``--record`` puts the means on the checkpoint's
-card. Files are sharp volumes: NIfTI, or ``.tar.xz`` archives of one DICOM series.
+HEAD is a sharp volume (NIfTI, or a ``.tar.xz`` archive of one DICOM series); it is acquired in
+thick slices first. Without one, it is the average head that comes with nilearn. ``--size`` takes
+the middle of it only, to be quick; ``--random`` puts a network of another size into the checkpoint,
+with weights that mean nothing and cost the same.
+
+Prints seconds and the memory that each way adds to the process at its peak, and how fast the
+network computes beside a plain convolution of its width and a product of matrices, in the same run
+with the same threads and precision. SwinUNETR is timed for one window, times their number.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import resource
 import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
-from scipy.ndimage import zoom
+from monai.inferers.utils import sliding_window_inference
+from scipy.ndimage import gaussian_filter1d, zoom
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mrisr_node.superres.checkpoints import Card, Checkpoint
-from mrisr_node.superres.evaluation import Evaluation, evaluate
-from mrisr_node.superres.inference import super_resolve
+from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.inference import pick_precision, super_resolve
+from mrisr_node.superres.interpolated import window_count
+from mrisr_node.superres.networks import FoldedResidual, build_network, conditions
+from mrisr_node.superres.operators import SUB_SLICES, build_operators
+from mrisr_node.superres.peak_memory import measured_memory
+from mrisr_node.superres.restoration import TorchOperators, fold, restore
 from mrisr_node.superres.sources import load_ras
-from mrisr_node.volumes.degradation import thicken
+from mrisr_node.volumes.degradation import SliceStack, profile_sigma, thicken
+from mrisr_node.volumes.geometry import Volume
 
-PROTOCOLS = ((4.0, 0.0), (5.0, 0.5))  # thickness and gap in mm
-
-
-def entry(evaluation: Evaluation) -> dict[str, object]:
-    """Return what the card says of one evaluation."""
-    gap = f"--thickness {evaluation.thickness_mm:g} --gap {evaluation.gap_mm:g}"
-    subjects = list(dict.fromkeys(score.subject for score in evaluation.scores))
-    return {
-        "command": f"mrisr-node evaluate {' '.join(subjects)} {gap} --axis {evaluation.axis}",
-        "thickness_mm": evaluation.thickness_mm,
-        "gap_mm": evaluation.gap_mm,
-        "axis": evaluation.axis,
-        "noise": evaluation.noise,
-        "subjects": subjects,
-        "methods": {
-            summary.method: {
-                "psnr_db": round(summary.psnr_db[0], 3),
-                "psnr_db_95": [round(value, 3) for value in summary.psnr_db[1:]],
-                "psnr_db_each": [
-                    round(score.psnr_db, 2)
-                    for score in evaluation.scores
-                    if score.method == summary.method
-                ],
-                "ssim": round(summary.ssim[0], 4),
-                "hfen": round(summary.hfen[0], 4),
-            }
-            for summary in evaluation.summaries()
-        },
-    }
+SAMPLE = Path(
+    str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+)
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+SEED_WINDOW = 96
+NAIVE_WINDOW = 48
 
 
-def time_ratio(path: Path, axis: str, checkpoint: Checkpoint) -> str:
-    """Time one volume, 5 mm slices, end to end without files."""
-    index = "xyz".index(axis)
-    thick = thicken(load_ras(path), index, 5.0).volume
-    started = time.perf_counter()
-    result = super_resolve(
-        thick,
-        slice_axis=index,
-        thickness_mm=5.0,
-        intensity_scale=float(thick.data[thick.data > thick.data.mean()].mean()),
-        checkpoint=checkpoint,
-    )
-    ours = time.perf_counter() - started
-    factors = [1.0, 1.0, 1.0]
-    factors[index] = result.volume.data.shape[index] / thick.data.shape[index]
-    started = time.perf_counter()
-    zoom(thick.data, factors, order=3, mode="mirror", grid_mode=True)
-    cubic = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return (
-        f"{path.name.split('.')[0]}: {thick.data.shape} to {result.volume.data.shape}: "
-        f"ours {ours:.1f} s, cubic (SciPy) {cubic:.1f} s, ratio {ours / cubic:.1f}, "
-        f"{torch.get_num_threads()} threads, peak {memory:.1f} GiB"
-    )
+def measured(work: Callable[[], object], repeat: int = 1) -> tuple[float, float]:
+    """Return seconds, the least of some repetitions, and MiB at the peak."""
+    seconds = []
+    with measured_memory() as memory:
+        for _ in range(repeat):
+            started = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - started)
+    return min(seconds), memory.mib
+
+
+class Watched:
+    """A network's time and the shapes it was given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.seconds = 0.0
+        self.shapes: list[tuple[int, ...]] = []
+        network.register_forward_pre_hook(self._before)
+        network.register_forward_hook(self._after)
+
+    def _before(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.shapes.append(tuple(inputs[0].shape[2:]))
+        self._started = time.perf_counter()
+
+    def _after(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+
+def convolution_gflop(network: nn.Module, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Count the operations of all convolutions exactly, without computing anything."""
+    network = copy.deepcopy(network).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        for shape in shapes:
+            network(
+                torch.empty(1, SUB_SLICES, *shape, device="meta"),
+                conditions(5, 5, 1)[None].to("meta"),
+            )
+    counts = counter.get_flop_counts()["Global"]
+    return 1e-9 * float(sum(count for kind, count in counts.items() if "conv" in str(kind)))
+
+
+def convolution_rate(width: int, shape: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Return GFLOP/s of one 3×3×3 convolution between ``width`` channels."""
+    layer = nn.Conv3d(width, width, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    features = torch.randn(1, width, *shape, dtype=dtype)
+    features = features.contiguous(memory_format=torch.channels_last_3d)
+    layer(features)
+    seconds, _ = measured(lambda: layer(features), 3)
+    return 2e-9 * 27 * width * features.numel() / seconds
+
+
+def product_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Return GFLOP/s of a product of square matrices."""
+    a = torch.randn(size, size).to(dtype)
+    a @ a
+    return 2e-9 * size**3 / measured(lambda: a @ a, 3)[0]
+
+
+def swin_unetr_window(size: int) -> tuple[float, float]:
+    """Time one window of the seed project's network, in float32 as it ran it."""
+    network = build_network("swin-unetr", {"feature_size": 48}).eval()
+    window = torch.rand(1, 1, size, size, size)
+    return measured(lambda: network(window), 2)
+
+
+def naive(thick: Tensor, operators: TorchOperators, network: nn.Module, geometry: Tensor) -> Tensor:
+    """Run the network in small blended windows all over the volume, and unfold the whole update."""
+    folded = fold(thick, operators)
+    window = (NAIVE_WINDOW, NAIVE_WINDOW, min(NAIVE_WINDOW, thick.shape[-1]))
+    update = sliding_window_inference(folded, window, 1, lambda part: network(part, geometry))
+    return restore(thick, cast(Tensor, update), operators)
+
+
+def scipy_back_projection(thick: np.ndarray, count: int, stack: SliceStack) -> np.ndarray:
+    """Interpolate, then blur, take thick slices, and interpolate what is missing, five times."""
+    up = (1.0, 1.0, count / stack.count)
+    down = (1.0, 1.0, stack.count / count)
+    sigma = profile_sigma(stack.thickness_mm) * count / (stack.count * stack.distance_mm)
+    thin = zoom(thick, up, order=3, mode="mirror", grid_mode=True)
+    for _ in range(5):
+        again = zoom(
+            gaussian_filter1d(thin, sigma, axis=2), down, order=3, mode="mirror", grid_mode=True
+        )
+        thin += zoom(thick - again, up, order=3, mode="mirror", grid_mode=True)
+    return np.asarray(thin)
+
+
+def acquired(arguments: argparse.Namespace) -> Volume:
+    """Return the thick slices, slice axis last."""
+    sharp = load_ras(arguments.head)
+    if arguments.size:
+        starts = [max(0, (length - arguments.size) // 2) for length in sharp.data.shape]
+        middle = tuple(slice(start, start + arguments.size) for start in starts)
+        sharp = Volume(np.ascontiguousarray(sharp.data[middle]), sharp.affine)
+    axis = "xyz".index(arguments.axis)
+    thick = thicken(sharp, axis, arguments.thickness, arguments.gap).volume
+    columns = [column for column in range(3) if column != axis] + [axis, 3]
+    return Volume(np.ascontiguousarray(np.moveaxis(thick.data, axis, 2)), thick.affine[:, columns])
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("head", nargs="?", type=Path, default=SAMPLE)
     parser.add_argument("--axis", default="y", choices="xyz")
-    parser.add_argument("--noise", default=0.0, type=float)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=Path(__file__).parent.parent / "checkpoints" / "thin-small",
-    )
-    parser.add_argument("--record", action="store_true", help="write the means to the card")
+    parser.add_argument("--thickness", default=5.0, type=float)
+    parser.add_argument("--gap", default=0.0, type=float)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-small")
+    parser.add_argument("--random", type=int, nargs=2, metavar=("WIDTH", "BLOCKS"))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"))
+    parser.add_argument("--size", type=int)
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    print(time_ratio(arguments.files[0], arguments.axis, checkpoint), flush=True)
-    scores = []
-    for thickness, gap in PROTOCOLS:
-        evaluation = evaluate(
-            arguments.files,
-            thickness_mm=thickness,
-            gap_mm=gap,
-            axis=arguments.axis,
-            noise=arguments.noise,
-            checkpoint=checkpoint,
+    if arguments.random:
+        width, blocks = arguments.random
+        other = FoldedResidual(width, blocks, in_plane_fold=1).eval().requires_grad_(False)
+        checkpoint = dataclasses.replace(checkpoint, network=other)
+    network = copy.deepcopy(checkpoint.network)
+    precision = arguments.precision or pick_precision(torch.device("cpu"), checkpoint.card.network)
+    thick = acquired(arguments)
+    scale = float(thick.data[thick.data > thick.data.mean()].mean())
+
+    watched, results = Watched(checkpoint.network), []
+    seconds, mib = measured(
+        lambda: results.append(
+            super_resolve(
+                thick,
+                slice_axis=2,
+                thickness_mm=arguments.thickness,
+                intensity_scale=scale,
+                checkpoint=checkpoint,
+                device=torch.device("cpu"),
+                precision=precision,
+            )
         )
-        print(evaluation.table(), flush=True)
-        scores.append(entry(evaluation))
-    if arguments.record:
-        card = Card.load(arguments.checkpoint / "card.json")
-        dataclasses.replace(card, scores=(*card.scores, *scores)).save(arguments.checkpoint)
+    )
+    total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    shape = results[0].volume.data.shape
+    gflop = convolution_gflop(network, watched.shapes)
+    largest = max(watched.shapes, key=lambda window: window[0] * window[1] * window[2])
+    width = max(m.out_channels for m in network.modules() if isinstance(m, nn.Conv3d))
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    rate = gflop / watched.seconds
+    print(
+        f"{arguments.head.name.split('.')[0]}: {thick.data.shape} to {shape}, "
+        f"{torch.get_num_threads()} threads, {precision}\n"
+        f"ours: {seconds:.1f} s, + {mib:.0f} MiB ({total:.0f} MiB with Python and libraries)\n"
+        f"  network: {watched.seconds:.1f} s, {gflop:.0f} GFLOP in windows of at most {largest}, "
+        f"{rate:.0f} GFLOP/s; the rest takes {seconds - watched.seconds:.1f} s",
+        flush=True,
+    )
+    with torch.inference_mode():
+        for words, found in (
+            (
+                f"convolution, {width} channels, such a window",
+                convolution_rate(width, largest, dtype),
+            ),
+            (
+                f"convolution, {width} channels, 48×48×16",
+                convolution_rate(width, (48, 48, 16), dtype),
+            ),
+            ("product of 2048² matrices", product_rate(dtype)),
+        ):
+            print(
+                f"  {words}: {found:.0f} GFLOP/s; the network reaches {rate / found:.0%}",
+                flush=True,
+            )
+
+        def compare(words: str, others: float, memory: float) -> None:
+            ratio = others / seconds
+            print(f"{words}: {others:.1f} s, + {memory:.0f} MiB: {ratio:.1f} × ours", flush=True)
+
+        stack = SliceStack(thick.data.shape[2], thick.spacing[2], arguments.thickness)
+        operators = TorchOperators.of(build_operators(stack, stack.divided(shape[2])))
+        geometry = conditions(stack.distance_mm, stack.thickness_mm, thick.spacing[0])[None]
+        scaled = torch.from_numpy(thick.data / np.float32(scale))[None]
+        compare(
+            f"small windows, same weights (MONAI, {NAIVE_WINDOW} pixels, overlap 0.25, float32)",
+            *measured(lambda: naive(scaled, operators, network, geometry)),
+        )
+        compare(
+            "cubic and five back-projections (SciPy)",
+            *measured(lambda: scipy_back_projection(thick.data, shape[2], stack)),
+        )
+        windows = window_count(shape, SEED_WINDOW)
+        one, memory = swin_unetr_window(SEED_WINDOW)
+        compare(
+            f"SwinUNETR-48 on the interpolated grid (one window of {SEED_WINDOW}³, {one:.1f} s, "
+            f"times {windows} windows, overlap 0.25, float32)",
+            one * windows,
+            memory,
+        )
 
 
 if __name__ == "__main__":
