@@ -152,7 +152,6 @@ class Planes(nn.Module):
 
 DESIGNS = {
     "residual": lambda width: FoldedResidual(width, blocks=4, in_plane_fold=1),
-    "residual-2x2": lambda width: FoldedResidual(2 * width, blocks=4, in_plane_fold=2),
     "pyramid": lambda width: Pyramid(width, width * 3 // 2),
     "unrolled": Unrolled,
     "planes": Planes,

@@ -85,14 +85,14 @@ def main() -> None:
     peak = float(np.percentile(truth[mask], 99.5))
 
     # The last axis is the one across the slices: a plane with it shows what was gained.
-    plane = int(mask.sum(axis=(1, 2)).argmax()) - 12  # beside the middle, where there is cortex
+    # Beside the middle of the head, where there is cortex.
+    plane = max(0, int(mask.sum(axis=(1, 2)).argmax()) - 12)
     images = {"acquired": thick.slices[plane][:, nearest]}
     images |= {name: volume[plane] for name, volume in found.items()}
     images["truth"] = truth[plane]
     figure, row = plt.subplots(1, len(images), figsize=(3 * len(images), 3.6), layout="constrained")
     for axes, (name, image) in zip(row, images.items(), strict=True):
-        upright = image if arguments.axis == "z" else image[:, ::-1].T[::-1]
-        shown(axes, np.ascontiguousarray(upright), name, peak)
+        shown(axes, image if arguments.axis == "z" else image.T, name, peak)
     figure.savefig(folder / "slices.png", dpi=110)
 
     ours = found[WORDS["ours"]]

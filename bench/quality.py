@@ -1,58 +1,134 @@
-"""Quality of the shipped super-resolution, side by side with what one could have instead.
+"""Quality of a checkpoint's super-resolution, side by side with what one could have instead.
 
-    python bench/quality.py HR.nii.gz… [--axis y] [--noise 0.02] [--record]
+    python bench/quality.py HR.nii.gz… [--checkpoint FOLDER] [--slices 4/0] [--noise 0.02]
+        [--method NAME]… [--eclare ENVIRONMENT --eclare-patches N] [--record]
 
-For 4 mm slices without gap and 5 mm slices with 0.5 mm between them, prints what ``mrisr-node
-evaluate`` does. ``--record`` puts the means on the checkpoint's card. Files are sharp volumes:
-NIfTI, or ``.tar.xz`` archives of one DICOM series. Without any, it is the average head that comes
-with nilearn, which is too smooth to say much.
+Prints what ``mrisr-node evaluate`` does, for 4 mm slices without gap and for 5 mm slices with
+0.5 mm between them, or for those of ``--slices`` only. ``--record`` puts the figures on the
+checkpoint's card, instead of those of the same methods on the same volumes and acquisition, and
+writes all that the card holds as tables to ``scores.md`` beside it. Files are sharp volumes: NIfTI,
+or ``.tar.xz`` archives of one DICOM series. Without any, it is the average head that comes with
+nilearn, which is too smooth to say much.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from mrisr_node.superres.checkpoints import Card, Checkpoint
 from mrisr_node.superres.evaluation import Evaluation, evaluate
+from mrisr_node.superres.methods import METHODS
+from mrisr_node.superres.peers import ECLARE_PATCHES, Eclare
 
-PROTOCOLS = ((4.0, 0.0), (5.0, 0.5))  # thickness and gap in mm
+SLICES = ("4/0", "5/0.5")  # thickness and gap in mm
+DEFAULT = (
+    "linear", "cubic", "lanczos", "cubic-bp", "cubic-bp-wide", "cubic-bp-narrow",
+    "ours", "ours-wide", "ours-narrow",
+)  # fmt: skip
 SAMPLE = Path(
     str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
 )
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+ACQUISITION = ("thickness_mm", "gap_mm", "axis", "noise", "profile", "partial_fourier")
+WHAT = (*ACQUISITION, "subjects")
 
 
-def entry(evaluation: Evaluation) -> dict[str, object]:
+def entry(evaluation: Evaluation) -> dict[str, Any]:
     """Return what the card says of one evaluation."""
-    options = f"--thickness {evaluation.thickness_mm:g} --gap {evaluation.gap_mm:g}"
-    options += f" --axis {evaluation.axis}"
-    options += f" --noise {evaluation.noise:g}" if evaluation.noise else ""
     subjects = list(dict.fromkeys(score.subject for score in evaluation.scores))
+    methods: dict[str, dict[str, object]] = {}
+    for summary in evaluation.summaries():
+        scores = [score for score in evaluation.scores if score.method == summary.method]
+        methods[summary.method] = {
+            "psnr_db": round(summary.psnr_db[0], 3),
+            "psnr_db_95": [round(value, 3) for value in summary.psnr_db[1:]],
+            "psnr_db_each": [round(score.psnr_db, 2) for score in scores],
+            "ssim": round(summary.ssim[0], 4),
+            "ssim_each": [round(score.ssim, 3) for score in scores],
+            "hfen": round(summary.hfen[0], 4),
+            "seconds": round(summary.seconds, 2),
+            "residual_median": round(summary.residual_median, 5),
+            "residual_p99": round(summary.residual_p99, 5),
+        }
     return {
-        "command": f"mrisr-node evaluate {' '.join(subjects)} {options}",
-        "thickness_mm": evaluation.thickness_mm,
-        "gap_mm": evaluation.gap_mm,
-        "axis": evaluation.axis,
-        "noise": evaluation.noise,
+        **{name: getattr(evaluation, name) for name in ACQUISITION},
         "subjects": subjects,
-        "methods": {
-            summary.method: {
-                "psnr_db": round(summary.psnr_db[0], 3),
-                "psnr_db_95": [round(value, 3) for value in summary.psnr_db[1:]],
-                "psnr_db_each": [
-                    round(score.psnr_db, 2)
-                    for score in evaluation.scores
-                    if score.method == summary.method
-                ],
-                "ssim": round(summary.ssim[0], 4),
-                "hfen": round(summary.hfen[0], 4),
-            }
-            for summary in evaluation.summaries()
-        },
+        "methods": methods,
     }
+
+
+def command(score: Mapping[str, Any], checkpoint: str) -> str:
+    """Return what makes the figures again, of files that are named as their subjects."""
+    words = [
+        "mrisr-node evaluate HEADS…",
+        f"--thickness {score['thickness_mm']:g} --gap {score['gap_mm']:g} --axis {score['axis']}",
+        f"--noise {score['noise']:g}" if score["noise"] else "",
+        *(f"--method {name.partition(',')[0]}" for name in score["methods"]),
+        f"--checkpoint checkpoints/{checkpoint}",
+    ]
+    return " ".join(filter(None, words))
+
+
+def tables(score: Mapping[str, Any], checkpoint: str) -> str:
+    """Return one evaluation as Markdown: means, and every volume."""
+    noise = f", {100 * score['noise']:g} % noise" if score["noise"] else ", no noise"
+    lines = [
+        f"## {score['thickness_mm']:g} mm slices, {score['gap_mm']:g} mm gap, "
+        f"along {score['axis']}{noise}",
+        "",
+        "| method | PSNR dB (95 % of the mean) | SSIM | HFEN | residual median / 99th percentile |",
+        "|---|---|---|---|---|",
+    ]
+    for name, mean in score["methods"].items():
+        low, high = mean["psnr_db_95"]
+        lines.append(
+            f"| {METHODS.get(name, name)} | {mean['psnr_db']:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {mean['ssim']:.4f} | {mean['hfen']:.3f} "
+            f"| {100 * mean['residual_median']:.2f} % / {100 * mean['residual_p99']:.1f} % |"
+        )
+    names = list(score["methods"])
+    lines += [
+        "",
+        "PSNR in dB / SSIM of every volume:",
+        "",
+        "| volume | " + " | ".join(names) + " |",
+    ]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for index, subject in enumerate(score["subjects"]):
+        cells = [
+            f"{mean['psnr_db_each'][index]:.2f} / {mean['ssim_each'][index]:.3f}"
+            for mean in score["methods"].values()
+        ]
+        lines.append(f"| {subject} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "Command:", "", f"    {command(score, checkpoint)}", ""])
+
+
+def record(folder: Path, found: dict[str, Any]) -> None:
+    """Put an evaluation on the card, and all that the card holds into tables."""
+    card = Card.load(folder / "card.json")
+    others = []
+    for score in card.scores:
+        if [score.get(name) for name in WHAT] == [found[name] for name in WHAT]:
+            found = {**found, "methods": {**score["methods"], **found["methods"]}}
+        elif "profile" in score:  # of this form: older ones are measured again
+            others.append(score)
+    scores = sorted(
+        [*others, found], key=lambda s: (-len(s["subjects"]), s["noise"], s["thickness_mm"])
+    )
+    parts = [
+        f"# Scores of {card.name}\n",
+        "Made by `bench/quality.py --record`; the same figures stand on `card.json`. The residual\n"
+        "is what the result lacks of the thick slices when it is degraded again, over the\n"
+        "foreground's mean.\n",
+        *(tables(score, card.name) for score in scores),
+    ]
+    dataclasses.replace(card, scores=tuple(scores)).save(folder)
+    (folder / "scores.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def main() -> None:
@@ -60,26 +136,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, default=[SAMPLE])
     parser.add_argument("--axis", default="y", choices="xyz")
+    parser.add_argument("--slices", action="append", help="thickness/gap in mm")
     parser.add_argument("--noise", default=0.0, type=float)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-small")
-    parser.add_argument("--record", action="store_true", help="write the means to the card")
+    parser.add_argument("--method", action="append")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-large")
+    parser.add_argument("--eclare", type=Path)
+    parser.add_argument("--eclare-patches", default=ECLARE_PATCHES, type=int)
+    parser.add_argument("--eclare-batch", default=16, type=int)
+    parser.add_argument("--record", action="store_true", help="write to the checkpoint's folder")
     arguments = parser.parse_args()
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    scores = []
-    for thickness, gap in PROTOCOLS:
+    eclare = arguments.eclare and Eclare(
+        arguments.eclare, arguments.eclare_patches, arguments.eclare_batch
+    )
+    for slices in arguments.slices or SLICES:
+        thickness, gap = map(float, slices.split("/"))
         evaluation = evaluate(
             arguments.files,
             thickness_mm=thickness,
             gap_mm=gap,
             axis=arguments.axis,
             noise=arguments.noise,
+            methods=arguments.method or DEFAULT,
             checkpoint=checkpoint,
+            eclare=eclare,
         )
         print(evaluation.table(), flush=True)
-        scores.append(entry(evaluation))
-    if arguments.record:
-        card = Card.load(arguments.checkpoint / "card.json")
-        dataclasses.replace(card, scores=(*card.scores, *scores)).save(arguments.checkpoint)
+        if arguments.record:
+            record(arguments.checkpoint, entry(evaluation))
 
 
 if __name__ == "__main__":

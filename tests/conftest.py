@@ -51,7 +51,8 @@ def make_settings(
             name: free_port()
             for name in ("receiver_port", "orthanc_http_port", "pacs_port", "web_port")
         }
-        defaults |= {"stable_age": 1, "quiet_seconds": 2.0}
+        # The small network is quick; the default one is met by the demo and by tests of its own.
+        defaults |= {"stable_age": 1, "quiet_seconds": 2.0, "checkpoint": ("thin-small",)}
         if "data_dir" not in values:
             defaults["data_dir"] = tmp_path_factory.mktemp("data")
         settings = load_settings(**(defaults | values))

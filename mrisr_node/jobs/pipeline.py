@@ -242,6 +242,7 @@ def _superresolve(workspace: Workspace) -> None:
                 [checkpoint.card.network, checkpoint.card.arguments, checkpoint.card.patch]
             ),
             "profile": result.profile,
+            "precision": result.precision,
             "spacing_in_mm": result.spacing_in_mm,
             "spacing_out_mm": result.spacing_out_mm,
             "fidelity": asdict(result.fidelity),
@@ -266,7 +267,12 @@ def _write(workspace: Workspace) -> None:
             checkpoint=made["checkpoint"],
             digest=made["digest"],
             sentence=_sentence(workspace),
-            parameters=(workspace.read("brain")["method"], made["profile"], made["network"]),
+            parameters=(
+                workspace.read("brain")["method"],
+                made["profile"],
+                made["network"],
+                made["precision"],
+            ),
             made_at=datetime.fromisoformat(source["made_at"]),
         ),
         in_source_space=native,

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fitting import relative_error, restored
@@ -60,7 +59,6 @@ def adapted(
     progress
         Called with the share done.
     """
-    torch.manual_seed(0)
     ratio = stack.thickness_mm / stack.distance_mm
     acquire = Acquire(
         AcquisitionRanges(
@@ -68,6 +66,7 @@ def adapted(
             thickness_ratio=(ratio, ratio),
             noise=(0.0, 0.0),
             profile_error=0.0,
+            sinc_profile=0.0,
             spacing_jitter=0.0,
             scale_jitter=1.0,
             contrast_change=0.0,

@@ -6,17 +6,20 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.volumes.contrast import CONTRASTS
 
-__all__ = ["CARD", "Card", "card_schema"]
+__all__ = ["CARD", "INTENSITY", "Card", "card_schema"]
 
 CARD = "card.json"
 """Its file in the folder of a checkpoint."""
+
+INTENSITY: Final = "divided by the mean intensity inside the brain"
+"""What every network sees. One that was trained on anything else cannot be used."""
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -67,9 +70,10 @@ class Card:
     distance_mm, thickness_ratio, in_plane_mm
         Ranges of slice distance, of thickness over distance, and of the in-plane pixel size.
     patch
-        Largest in-plane tile (pixels) that inference runs at once.
+        What inference runs at once: windows of at most patch² × 32 voxels, or cubes of this side
+        for networks on the interpolated grid.
     intensity
-        How intensities are scaled before the network sees them.
+        How intensities are scaled before the network sees them: always ``INTENSITY``.
     data
         Training data: name, licence and use of each.
     training
@@ -90,8 +94,8 @@ class Card:
     distance_mm: _Range
     thickness_ratio: _Range
     in_plane_mm: _Range
-    patch: Annotated[int, Field(gt=32)]  # neighbouring tiles share 32 pixels
-    intensity: _Words
+    patch: Annotated[int, Field(gt=32)]  # less is mostly what windows share with their neighbours
+    intensity: Literal["divided by the mean intensity inside the brain"]
     data: tuple[_Data, ...]
     training: dict[str, Any] = field(default_factory=dict)
     scores: tuple[dict[str, Any], ...] = ()

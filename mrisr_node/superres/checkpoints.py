@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -117,6 +118,11 @@ def fitted(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
 def _differences(needed: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     lines = [f"{name} is missing" for name in needed if name not in found]
     lines += [f"{name} is not in the network" for name in found if name not in needed]
+    lines += [
+        f"{name} holds no plain numbers"
+        for name, tensor in found.items()
+        if tensor.is_meta or tensor.layout is not torch.strided or not tensor.is_floating_point()
+    ]
     for name in needed:
         if name in found and needed[name].shape != found[name].shape:
             lines.append(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from mrisr_node.errors import SettingsError
+
 __all__ = ["World", "is_first_process"]
 
 
@@ -51,7 +53,16 @@ class World:
         """Return this process's part of the samples ``first`` to ``last``.
 
         Every ``batch`` samples are one step; each process takes an equal part of it.
+
+        Raises
+        ------
+        SettingsError
+            If the batch cannot be divided so.
         """
+        if batch % self.size:
+            raise SettingsError(
+                f"batch: {batch} samples cannot be shared evenly by {self.size} processes"
+            )
         if self.size == 1:
             return range(first, last)
         part = batch // self.size

@@ -14,6 +14,8 @@ from mrisr_node.superres.samples import Sample
 
 __all__ = ["gain_db", "relative_error", "restored"]
 
+_EDGE = 4  # pixels at a patch's edges, where a network sees too little of the head
+
 _SMALLEST_ERROR = 0.01  # of the intensity scale: below it, a patch has nothing to learn from
 
 
@@ -34,28 +36,33 @@ def restored(
     ]
 
 
+def _counted(thin: Tensor, sample: Sample) -> Tensor:
+    """Return what lies away from the patch's edges and ends."""
+    return thin[_EDGE:-_EDGE, _EDGE:-_EDGE, sample.inner.to(thin.device)]
+
+
 def relative_error(thin: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
     """Return the mean absolute error relative to the linear estimate's.
 
     So every sample counts alike, be its slices thick or thin, its contrast strong or weak. Only
-    slices count that the patch's ends do not reach.
+    what lies away from the patch's edges and ends counts.
     """
     losses = []
     for result, sample in zip(thin, samples, strict=True):
-        truth = sample.thin[..., sample.inner]
-        linear = restore(sample.thick[None], None, sample.operators)[0][..., sample.inner]
-        scale = functional.l1_loss(linear, truth).clamp_min(_SMALLEST_ERROR)
-        ours = result[..., sample.inner]
+        truth = _counted(sample.thin, sample)
+        linear = restore(sample.thick[None], None, sample.operators)[0]
+        scale = functional.l1_loss(_counted(linear, sample), truth).clamp_min(_SMALLEST_ERROR)
+        ours = _counted(result, sample)
         losses.append(functional.l1_loss(ours, truth.to(ours.device)) / scale)
     return torch.stack(losses).mean()
 
 
 def gain_db(thin: Tensor, sample: Sample) -> float:
     """Return the gain in dB over the linear estimate."""
-    truth = sample.thin[..., sample.inner]
+    truth = _counted(sample.thin, sample)
     linear = restore(sample.thick[None], None, sample.operators)[0]
     errors = [
-        functional.mse_loss(result.cpu()[..., sample.inner], truth).clamp_min(1e-9)
+        functional.mse_loss(_counted(result.cpu(), sample), truth).clamp_min(1e-9)
         for result in (linear, thin)
     ]
     return 10.0 * math.log10(float(errors[0] / errors[1]))

@@ -59,7 +59,7 @@ def restore_folded(
     """Return thin slices, (x, y, m), for thick ones.
 
     Air gets the linear estimate; the network runs on the rest, tile by tile. Besides ``thick`` and
-    the result, memory is needed for one tile only. Device and layout of the network are changed.
+    the result, memory is needed for one tile, and for one column of tiles along the slice axis.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def restore_folded(
     operators
         Matrices of this geometry, on the device where the network shall run.
     network
-        Returns an update of (1, SUB_SLICES, x, y, n).
+        Returns an update of (1, SUB_SLICES, x, y, n); on the same device.
     geometry
         What it is told, (1, CONDITIONS), on the same device.
     tile_voxels
@@ -79,7 +79,6 @@ def restore_folded(
         Called with the share done.
     """
     device = geometry.device
-    network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     thin = np.empty((*thick.shape[:2], operators.restore.shape[1]), dtype=np.float32)
     for start in range(0, thick.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)

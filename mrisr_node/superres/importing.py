@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrisr_node.errors import CheckpointError
 from mrisr_node.superres.acceptance import verify
-from mrisr_node.superres.card import Card
+from mrisr_node.superres.card import INTENSITY, Card
 from mrisr_node.superres.checkpoints import Checkpoint, fitted, save_checkpoint
 
 __all__ = ["card_from", "import_checkpoint", "read_pth"]
@@ -30,7 +30,7 @@ _USUAL = {
     "thickness_ratio": (0.6, 1.1),
     "in_plane_mm": (0.4, 1.3),
     "patch": 96,
-    "intensity": "divided by the mean intensity inside the brain",
+    "intensity": INTENSITY,
     "data": (),
     "weights_sha256": "0" * 64,  # until the weights are written
 }

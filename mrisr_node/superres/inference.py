@@ -132,7 +132,12 @@ def restore_slices(
     device = device or pick_device()
     card = checkpoint.card
     precision = precision or pick_precision(device, card.network)
+    if precision == "bfloat16" and card.network in INTERPOLATED:
+        raise ValueError("a network on the interpolated grid computes in float32")
+    if not np.isfinite(thick).all():
+        raise ValueError("the slices hold values that are no numbers")
     report = progress or (lambda share: None)
+    network = checkpoint.network.to(device)
     operators = TorchOperators.of(build_operators(stack, positions)).to(device)
     scaled = torch.from_numpy(np.divide(thick, np.float32(intensity_scale), order="C"))
     with torch.inference_mode():
@@ -142,7 +147,7 @@ def restore_slices(
                 scaled,
                 cubic.to(device),
                 operators,
-                checkpoint.network,
+                network,
                 patch=card.patch,
                 progress=report,
             )
@@ -150,7 +155,7 @@ def restore_slices(
             thin = restore_folded(
                 scaled,
                 operators,
-                checkpoint.network,
+                network.to(memory_format=torch.channels_last_3d),  # type: ignore[call-overload]
                 conditions(stack.distance_mm, stack.thickness_mm, in_plane_mm)[None].to(device),
                 tile_voxels=card.patch**2 * _TILE_SLICES,
                 bfloat16=precision == "bfloat16",

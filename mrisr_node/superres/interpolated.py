@@ -75,7 +75,6 @@ def restore_interpolated(
     from monai.inferers.utils import sliding_window_inference  # slow to import, too
 
     device = cubic.device
-    network = network.to(device)
     thick = thick.to(device)
     interpolated = thick @ cubic
     windows = window_count(tuple(interpolated.shape), patch)

@@ -60,9 +60,12 @@ class ContrastConv3d(nn.Conv3d):
         nn.init.normal_(self.weight, std=_SHARPEN * self.weight[0].numel() ** -0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve; beyond the edges the outermost voxels go on, for zeros would be contrasts."""
         kernels = self.weight - self.weight.mean(dim=(1, 2, 3, 4), keepdim=True)
-        return functional.conv3d(features, kernels, self.bias, padding=self.padding)
+        around = [size // 2 for size in reversed(self.kernel_size) for _ in range(2)]
+        features = functional.pad(features, around, mode="replicate")
+        features = features.contiguous(memory_format=torch.channels_last_3d)
+        return functional.conv3d(features, kernels, self.bias)
 
 
 class ResidualBlock(nn.Module):

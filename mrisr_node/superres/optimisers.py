@@ -1,4 +1,4 @@
-"""What moves the weights in training: Muon for hidden convolutions, Adam for all else."""
+"""What moves the weights in training: Muon for residual blocks, Adam for all else."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from mrisr_node.superres.networks import ResidualBlock
+
 __all__ = ["Muon", "orthogonalised", "pick_optimisers"]
 
-_HIDDEN = 16  # channels: an input or output with fewer is a first or last layer
 _ADAM_SIZE = 0.2  # root mean square of a typical step of Adam, relative to its learning rate
 
 
@@ -68,10 +69,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def pick_optimisers(network: nn.Module, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:
-    """Return Muon for the weights between hidden layers, and Adam for the others."""
-    weights = list(network.parameters())
-    hidden = [w for w in weights if w.dim() > 2 and min(w.shape[:2]) >= _HIDDEN]
+    """Return Muon for the convolutions of residual blocks, and Adam for all other weights.
+
+    First and last layers are Adam's: what they see or return has a scale of its own.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    hidden = [w for block in blocks for w in block.parameters() if w.dim() > 2]
     chosen = {id(weight) for weight in hidden}
-    others = [weight for weight in weights if id(weight) not in chosen]
+    others = [weight for weight in network.parameters() if id(weight) not in chosen]
     adam = torch.optim.Adam(others, learning_rate, betas=(0.9, 0.99))
     return (Muon(hidden, learning_rate), adam) if hidden else (adam,)

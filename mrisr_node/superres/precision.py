@@ -19,7 +19,7 @@ def computes_in_bfloat16(
     hundred times slower. ``capabilities`` are the CPU's, as torch tells them by default.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
     if device.type != "cpu":
         return False
     found = torch.cpu.get_capabilities() if capabilities is None else capabilities

@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mrisr_node.errors import SettingsError
 from mrisr_node.superres.networks import conditions
 from mrisr_node.superres.operators import build_operators
 from mrisr_node.superres.restoration import TorchOperators
 from mrisr_node.superres.sources import load_ras
 from mrisr_node.volumes.degradation import (
     Positions,
+    SliceProfile,
     SliceStack,
     along_last_axis,
     degradation_matrix,
     profile_sigma,
 )
 from mrisr_node.volumes.geometry import FloatArray
+from mrisr_node.volumes.scanner import rician
 
 __all__ = [
     "AcquisitionRanges",
@@ -98,6 +101,9 @@ class AcquisitionRanges:
         Largest factor between the true and the given intensity scale.
     contrast_change
         Share of samples whose contrast is remapped.
+    sinc_profile
+        Share of samples whose slices have the profile of a sinc pulse, while the network is told of
+        a Gaussian one, as with any scanner.
     """
 
     distance_mm: tuple[float, float] = (2.0, 8.0)
@@ -108,6 +114,7 @@ class AcquisitionRanges:
     spacing_jitter: float = 0.15
     scale_jitter: float = 1.4
     contrast_change: float = 0.5
+    sinc_profile: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ def load_sources(folder: Path, sources: Sequence[Source], limit: int | None = No
     for source in sources:
         files = sorted(folder.glob(source.pattern))[:limit]
         if not files:
-            raise FileNotFoundError(f"no file matches {source.pattern!r} in the data folder")
+            raise SettingsError(f"no file matches {source.pattern!r} in the folder {folder.name}")
         items = [{"image": file} for file in files]
         cache = CacheDataset(items, _prepared(source.z_spacing_mm), num_workers=1, progress=False)
         for index in range(len(cache)):
@@ -276,13 +283,10 @@ class Acquire(Randomizable):
         return [slice(start, start + length) for start, length in zip(starts, window, strict=True)]
 
     def _noisy(self, thick: FloatArray) -> FloatArray:
-        """Add Rician noise: the magnitude of a complex signal with Gaussian noise."""
+        """Add Rician noise to every second sample."""
         if self.R.uniform() < 0.5:
             return thick
-        sigma = self.R.uniform(*self.ranges.noise)
-        real = thick + self.R.normal(0.0, sigma, thick.shape)
-        imaginary = self.R.normal(0.0, sigma, thick.shape)
-        return np.asarray(np.hypot(real, imaginary), dtype=np.float32)
+        return rician(thick, self.R.uniform(*self.ranges.noise), self.R)
 
     def __call__(self, head: Head) -> Sample:
         """Return one sample; all that is random comes from the state set before."""
@@ -315,7 +319,9 @@ class Acquire(Randomizable):
 
         start = -tail - float(self.R.uniform(0.0, spacing))
         positions: Positions = np.arange(length, dtype=np.float64) * spacing + start
-        thick = self._noisy(along_last_axis(degradation_matrix(true, positions), patch))
+        sinc = self.R.uniform() < self.ranges.sinc_profile
+        profile = SliceProfile.SINC if sinc else SliceProfile.GAUSSIAN
+        thick = self._noisy(along_last_axis(degradation_matrix(true, positions, profile), patch))
         low, high = -0.5 * stated.distance_mm, (self.slices - 0.5) * stated.distance_mm
         seen = (positions > low) & (positions < high)
         positions = positions[seen]

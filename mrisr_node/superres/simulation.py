@@ -113,6 +113,8 @@ def foreground(image: FloatArray) -> NDArray[np.bool_]:
 def crop_to_head(volume: Volume) -> Volume:
     """Cut away the air around the head but for a margin: it costs time and shows nothing."""
     inside = foreground(volume.data)
+    if not inside.any():
+        raise ValueError("the volume shows nothing")
     bounds = [
         np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 from mrisr_node.errors import ConversionError
 from mrisr_node.volumes.geometry import Volume
@@ -50,7 +51,19 @@ def as_nifti(path: Path) -> Iterator[Path]:
 
 
 def load_ras(path: Path) -> Volume:
-    """Load a sharp volume with its axes nearest to right, anterior and superior."""
+    """Load a sharp volume with its axes nearest to right, anterior and superior.
+
+    Raises
+    ------
+    ValueError
+        It is no NIfTI file of one volume, or holds values that are no numbers.
+    """
     with as_nifti(path) as nifti:
-        image = nib.as_closest_canonical(nib.load(nifti))  # type: ignore[no-untyped-call]
-        return Volume(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
+        try:
+            image = nib.as_closest_canonical(nib.load(nifti))  # type: ignore[no-untyped-call]
+        except ImageFileError as error:
+            raise ValueError(f"{path.name} is no NIfTI file: {error}") from error
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    if data.ndim != 3 or not np.isfinite(data).all():
+        raise ValueError(f"{path.name} is no single volume of finite numbers")
+    return Volume(data, np.asarray(image.affine))

@@ -6,11 +6,12 @@ import copy
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
+from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
@@ -58,7 +60,10 @@ class TrainingState:
         torch.manual_seed(config.seed)
         network = build_network(config.network, config.arguments)
         if config.start is not None:
-            network.load_state_dict(Checkpoint.load(config.start).network.state_dict())
+            try:
+                network.load_state_dict(Checkpoint.load(config.start).network.state_dict())
+            except RuntimeError as error:
+                raise SettingsError(f"start: {config.start.name} does not fit: {error}") from error
         network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         averaged = {name: p.detach().clone() for name, p in network.named_parameters()}
         return cls(network, averaged, pick_optimisers(network, config.learning_rate))
@@ -122,6 +127,7 @@ def validation_samples(config: TrainingConfig) -> list[Sample]:
         distance_mm=(4.0, 5.5),
         noise=(0.0, 0.0),
         profile_error=0.0,
+        sinc_profile=0.0,
         spacing_jitter=0.0,
         contrast_change=0.0,
     )
@@ -172,6 +178,10 @@ def _train(
     pause_at: int,
     progress: Callable[[int], None] | None,
 ) -> TrainingState:
+    if not resume and (run_dir / "state.pt").exists():
+        raise SettingsError(
+            f"{run_dir.name} holds a run already: go on with --resume, or name another folder"
+        )
     device = world.device
     mixed = config.mixed_precision and computes_in_bfloat16(device)
     state = TrainingState.start(config, device)
@@ -185,7 +195,9 @@ def _train(
         network = DistributedDataParallel(network)
     heads = load_sources(config.data, config.sources, config.files_per_source or None)
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
-    started, last = time.monotonic(), min(config.steps, pause_at)
+    last = min(config.steps, pause_at)
+    history = _history(run_dir) if resume else []
+    started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     rest = world.share(state.step * config.batch, last * config.batch, config.batch)
     loader = DataLoader(Subset(samples, rest), config.batch // world.size, collate_fn=list)
     first = world.rank == 0
@@ -221,31 +233,28 @@ def _train(
     return state
 
 
+def _history(run_dir: Path) -> list[dict[str, Any]]:
+    """Return what a run has logged, an entry for each validation."""
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
 def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
-    """Make a checkpoint folder of a run's averaged weights; its scores are measured afterwards."""
+    """Make a checkpoint folder of a run's averaged weights and its log.
+
+    Its scores are measured afterwards.
+    """
     weights = load_file(run_dir / "weights.safetensors")
-    done = json.loads((run_dir / "log.jsonl").read_text().splitlines()[-1])
-    facts, ranges = config.card, config.acquisition
-    card = Card(
-        name=facts.name,
-        version=facts.version,
-        description=facts.description,
-        network=config.network,
-        arguments=dict(config.arguments),
-        weights_sha256="",
-        contrasts=facts.contrasts,
-        distance_mm=ranges.distance_mm,
-        thickness_ratio=ranges.thickness_ratio,
-        in_plane_mm=facts.in_plane_mm,
-        patch=facts.patch,
-        intensity="divided by the mean intensity inside the brain",
-        data=facts.data,
-        training={
-            "steps": done["step"],
-            "samples": done["step"] * config.batch,
-            "seed": config.seed,
-            "parameters": sum(tensor.numel() for tensor in weights.values()),
-            "validation_gain_over_linear_estimate_db": round(done["gain_db"], 3),
-        },
+    done = _history(run_dir)[-1]
+    training = {
+        "steps": done["step"],
+        "samples": done["step"] * config.batch,
+        "seed": config.seed,
+        "seconds": round(done["seconds"]),
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "validation_gain_over_linear_estimate_db": round(done["gain_db"], 3),
+    }
+    card = save_checkpoint(
+        folder, weights, dataclasses.replace(config.untrained_card(), training=training)
     )
-    return save_checkpoint(folder, weights, card)
+    shutil.copyfile(run_dir / "log.jsonl", folder / "log.jsonl")
+    return card

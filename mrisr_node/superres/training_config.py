@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mrisr_node.errors import SettingsError
-from mrisr_node.superres.networks import NETWORKS
+from mrisr_node.superres.card import INTENSITY, Card
+from mrisr_node.superres.networks import INTERPOLATED, NETWORKS, build_network
 from mrisr_node.superres.samples import AcquisitionRanges, Source
 
 __all__ = ["CardFacts", "TrainingConfig"]
@@ -107,6 +108,12 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise SettingsError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
+        if self.network in INTERPOLATED:
+            raise SettingsError(f"network: {self.network!r} is imported and not trained here")
+        try:
+            build_network(self.network, self.arguments)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"arguments: {error}") from error
         for name in ("patch", "slices", "batch", "steps", "threads", "validate_every"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name}: must be at least 1")
@@ -116,8 +123,10 @@ class TrainingConfig:
     @classmethod
     def load(cls, path: Path) -> TrainingConfig:
         """Read a TOML file; an unknown or missing name is an error that says which."""
-        with path.open("rb") as file:
-            table = tomllib.load(file)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path.name}: {error}") from error
         for name in ("data", "validation_data", "start"):
             if name in table:
                 table[name] = path.parent / table[name]
@@ -127,7 +136,29 @@ class TrainingConfig:
             table["acquisition"] = _built(AcquisitionRanges, table["acquisition"], "acquisition")
         if "card" in table:
             table["card"] = _built(CardFacts, table["card"], "card")
-        return _built(cls, table, "configuration")
+        config = _built(cls, table, "configuration")
+        if "card" in table:
+            config.untrained_card().text()  # a wrong card, told now and not after hours
+        return config
+
+    def untrained_card(self) -> Card:
+        """Return the card of a checkpoint that this makes, without weights and training."""
+        facts, ranges = self.card, self.acquisition
+        return Card(
+            name=facts.name,
+            version=facts.version,
+            description=facts.description,
+            network=self.network,
+            arguments=dict(self.arguments),
+            weights_sha256="0" * 64,
+            contrasts=facts.contrasts,
+            distance_mm=ranges.distance_mm,
+            thickness_ratio=ranges.thickness_ratio,
+            in_plane_mm=facts.in_plane_mm,
+            patch=facts.patch,
+            intensity=INTENSITY,
+            data=facts.data,
+        )
 
 
 def _built(kind: type[_Built], table: Mapping[str, Any], where: str) -> _Built:

@@ -6,7 +6,7 @@ import pytest
 from mrisr_node.errors import OutOfRange
 from mrisr_node.jobs.pipeline import Workspace, run_stage
 from mrisr_node.jobs.stages import Stage
-from mrisr_node.superres.card import Card
+from mrisr_node.superres.card import INTENSITY, Card
 from mrisr_node.superres.checkpoints import save_checkpoint
 from mrisr_node.superres.networks import FoldedResidual
 from mrisr_node.volumes.geometry import Volume
@@ -23,7 +23,7 @@ def converted(tmp_path, make_settings, sample_series):
                 name=name, version="1", description="", network="folded-residual",
                 arguments={"width": 8, "blocks": 1, "in_plane_fold": 1}, weights_sha256="",
                 contrasts=contrasts, distance_mm=(2.0, 8.0), thickness_ratio=(0.6, 1.1),
-                in_plane_mm=(0.4, 2.0), patch=96, intensity="mean of the brain", data=(),
+                in_plane_mm=(0.4, 2.0), patch=96, intensity=INTENSITY, data=(),
             )  # fmt: skip
             save_checkpoint(tmp_path / name, network.state_dict(), card)
         settings = make_settings(checkpoints=tmp_path, checkpoint=tuple(kinds))

@@ -22,7 +22,7 @@ from mrisr_node.web.auth import create_token
 ENDED = (State.DONE, State.SKIPPED, State.FAILED)
 
 
-def _wait_for(uids, seconds=800):
+def _wait_for(uids, seconds=2400):
     """Wait until the series have ended and return their rows by UID."""
     end = time.monotonic() + seconds
     while True:
@@ -50,6 +50,7 @@ def _send(store, settings, folder):
     return series
 
 
+@pytest.mark.timeout(2700)
 def test_thick_slices_of_every_kind_come_back_thin(records, store, shared_data):
     names = ("papaya_brain", "qa_decub_HFP_t1sag", "qa_decub_HFDL_t1sag")
     sent = {}

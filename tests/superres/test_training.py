@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.superres.distributed import World
 from mrisr_node.superres.samples import (
     Acquire,
     AcquisitionRanges,
@@ -125,6 +126,29 @@ def test_two_processes_train_what_one_trains(config, folder, tmp_path):
     assert Checkpoint.load(tmp_path / "checkpoint").card.name == "trial"
 
 
+def test_the_samples_of_a_step_are_shared_evenly_or_not_at_all():
+    shares = [World(rank, 2, torch.device("cpu")).share(4, 12, 4) for rank in range(2)]
+    assert shares == [[4, 5, 8, 9], [6, 7, 10, 11]]
+    with pytest.raises(SettingsError, match=r"6 samples .* 4 processes"):
+        World(0, 4, torch.device("cpu")).share(0, 6, 6)
+
+
+def test_a_run_is_not_overwritten_by_accident(config, tmp_path):
+    train(config, tmp_path, pause_at=1)
+    with pytest.raises(SettingsError, match="--resume"):
+        train(config, tmp_path)
+
+
+def test_weights_of_another_shape_are_no_start(config, tmp_path):
+    train(config, tmp_path / "run", pause_at=1)
+    export(config, tmp_path / "run", tmp_path / "trial")
+    assert (tmp_path / "trial" / "log.jsonl").is_file()
+    wider = {"width": 16, "blocks": 1, "in_plane_fold": 2}
+    other = dataclasses.replace(config, start=tmp_path / "trial", arguments=wider)
+    with pytest.raises(SettingsError, match="start: trial does not fit"):
+        train(other, tmp_path / "on")
+
+
 def test_training_goes_on_from_a_checkpoint(config, tmp_path):
     train(config, tmp_path / "run")
     export(config, tmp_path / "run", tmp_path / "trial")
@@ -137,7 +161,7 @@ def test_training_goes_on_from_a_checkpoint(config, tmp_path):
 def test_training_lowers_the_loss(config, tmp_path):
     long = dataclasses.replace(
         config,
-        arguments={"width": 16, "blocks": 1, "in_plane_fold": 1},  # wide enough for Muon
+        arguments={"width": 16, "blocks": 1, "in_plane_fold": 1},
         steps=300,
         validate_every=300,
         learning_rate=3e-3,
@@ -203,6 +227,10 @@ def test_a_volume_smaller_than_the_patch_is_padded(heads):
         ('network = "os.system"', "network: 'os.system' is none of"),
         ("colour = 1", "unknown colour"),
         ("ema = 1.0", "ema"),
+        ('network = "swin-unetr"', "not trained here"),
+        ("arguments = { depth = 3 }", "arguments: .*depth"),
+        ("steps = ", "wrong.toml: .*line 1"),
+        ("card = { name = 'x', contrasts = ['CT'] }", "contrasts"),
     ],
 )
 def test_a_wrong_setting_is_named(folder, line, reason):
@@ -226,7 +254,7 @@ def test_a_wrong_source_is_an_error(values):
 
 
 def test_a_pattern_without_files_is_an_error(config):
-    with pytest.raises(FileNotFoundError, match="nothing"):
+    with pytest.raises(SettingsError, match="nothing"):
         load_sources(config.data, [Source("nothing*", "x", 1.0)])
 
 
