@@ -119,9 +119,11 @@ def _differences(needed: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
     lines = [f"{name} is missing" for name in needed if name not in found]
     lines += [f"{name} is not in the network" for name in found if name not in needed]
     lines += [
-        f"{name} holds no plain numbers"
+        f"{name} holds no plain numbers of its kind"
         for name, tensor in found.items()
-        if tensor.is_meta or tensor.layout is not torch.strided or not tensor.is_floating_point()
+        if tensor.is_meta
+        or tensor.layout is not torch.strided
+        or (name in needed and tensor.is_floating_point() != needed[name].is_floating_point())
     ]
     for name in needed:
         if name in found and needed[name].shape != found[name].shape:

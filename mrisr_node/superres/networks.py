@@ -139,6 +139,38 @@ class FoldedResidual(nn.Module):
         update = update.reshape(batch, channels, f, f, x // f, y // f, n)
         return update.permute(0, 1, 4, 2, 5, 3, 6).reshape(folded.shape)
 
+    @torch.no_grad()
+    def grow_from(self, narrow: FoldedResidual) -> None:
+        """Take over what a network of as many blocks and no more channels computes, exactly.
+
+        Channels that it lacks keep their first weights and change nothing yet, since nothing that
+        was there listens to them (Chen et al., Net2Net, arXiv:1511.05641).
+
+        Raises
+        ------
+        ValueError
+            If the other network has more channels, or other blocks or folds.
+        """
+        if len(self.body) != len(narrow.body) or self.fold != narrow.fold:
+            raise ValueError("only the number of channels may differ")
+        old = dict(narrow.named_parameters())
+        for name, weight in self.named_parameters():
+            parts = [(weight, old[name])]
+            if name.startswith("geometry.2."):  # one part for each block
+                parts = list(
+                    zip(
+                        weight.chunk(len(self.body)),
+                        old[name].chunk(len(self.body)),
+                        strict=True,
+                    )
+                )
+            for new, kept in parts:
+                if any(n < k for n, k in zip(new.shape, kept.shape, strict=True)):
+                    raise ValueError(f"{name} would have to shrink")
+                if new.dim() > 1:
+                    new[: kept.shape[0], kept.shape[1] :] = 0.0
+                new[tuple(slice(size) for size in kept.shape)] = kept
+
 
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "folded-residual": FoldedResidual,

@@ -106,7 +106,10 @@ class Simulated:
 
 def foreground(image: FloatArray) -> NDArray[np.bool_]:
     """Return the head, or the brain of a volume that is stripped to it."""
-    bright = image > 0.25 * image[image > image.mean()].mean()
+    above = image[image > image.mean()]
+    if above.size == 0:
+        return np.zeros(image.shape, dtype=bool)
+    bright = image > 0.25 * above.mean()
     return np.asarray(binary_fill_holes(binary_closing(bright, iterations=2)))
 
 

@@ -24,7 +24,7 @@ from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
-from mrisr_node.superres.networks import build_network
+from mrisr_node.superres.networks import FoldedResidual, build_network
 from mrisr_node.superres.optimisers import pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
@@ -60,9 +60,13 @@ class TrainingState:
         torch.manual_seed(config.seed)
         network = build_network(config.network, config.arguments)
         if config.start is not None:
+            start = Checkpoint.load(config.start).network
             try:
-                network.load_state_dict(Checkpoint.load(config.start).network.state_dict())
-            except RuntimeError as error:
+                if isinstance(network, FoldedResidual) and isinstance(start, FoldedResidual):
+                    network.grow_from(start)
+                else:
+                    network.load_state_dict(start.state_dict())
+            except (RuntimeError, ValueError) as error:
                 raise SettingsError(f"start: {config.start.name} does not fit: {error}") from error
         network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         averaged = {name: p.detach().clone() for name, p in network.named_parameters()}

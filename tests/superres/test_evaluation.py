@@ -41,6 +41,17 @@ def test_every_method_is_scored_on_every_subject(files, tiny):
     assert "cubic-bp" in evaluation.table()
 
 
+def test_what_is_no_head_is_said(tmp_path):
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(ValueError, match=r"text.nii.gz is no NIfTI file"):
+        load_ras(tmp_path / "text.nii.gz")
+    for name, value, reason in (("nan", np.nan, "finite"), ("zero", 0.0, "shows nothing")):
+        path = tmp_path / f"{name}.nii.gz"
+        Volume(np.full((24, 24, 24), value, np.float32), np.eye(4)).save(path)
+        with pytest.raises(ValueError, match=reason):
+            evaluate([path], thickness_mm=4.0, gap_mm=0.0, methods=("cubic",))
+
+
 def test_noise_costs_and_is_the_same_each_time(files):
     settings = {"thickness_mm": 4.0, "gap_mm": 0.0, "methods": ("cubic",)}
     clean = evaluate(files[:1], **settings).scores[0]

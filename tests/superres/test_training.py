@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mrisr_node.errors import SettingsError
+from mrisr_node.errors import CheckpointError, SettingsError
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.distributed import World
+from mrisr_node.superres.networks import FoldedResidual
 from mrisr_node.superres.samples import (
     Acquire,
     AcquisitionRanges,
@@ -143,10 +144,21 @@ def test_weights_of_another_shape_are_no_start(config, tmp_path):
     train(config, tmp_path / "run", pause_at=1)
     export(config, tmp_path / "run", tmp_path / "trial")
     assert (tmp_path / "trial" / "log.jsonl").is_file()
-    wider = {"width": 16, "blocks": 1, "in_plane_fold": 2}
-    other = dataclasses.replace(config, start=tmp_path / "trial", arguments=wider)
+    deeper = {"width": 16, "blocks": 2, "in_plane_fold": 2}
+    other = dataclasses.replace(config, start=tmp_path / "trial", arguments=deeper)
     with pytest.raises(SettingsError, match="start: trial does not fit"):
         train(other, tmp_path / "on")
+
+
+def test_a_network_grows_from_a_narrower_one_without_a_change(tiny):
+    torch.manual_seed(1)
+    tiny.network.geometry[2].weight.normal_(std=0.1)
+    wide = FoldedResidual(width=20, blocks=1, in_plane_fold=2)
+    wide.grow_from(tiny.network)
+    folded, geometry = torch.rand(2, 8, 12, 10, 5), torch.rand(2, 3)
+    assert torch.allclose(wide(folded, geometry), tiny.network(folded, geometry), atol=1e-5)
+    with pytest.raises(ValueError, match="shrink"):
+        tiny.network.grow_from(wide)
 
 
 def test_training_goes_on_from_a_checkpoint(config, tmp_path):
@@ -187,7 +199,9 @@ def test_a_sample_depends_on_seed_and_index_alone(config, heads):
 
 def test_a_sample_is_an_acquisition_of_its_truth(heads):
     """With a known profile and no noise, the truth degraded again gives the inner slices."""
-    ranges = AcquisitionRanges(noise=(0.0, 0.0), profile_error=0.0, thickness_ratio=(0.7, 0.7))
+    ranges = AcquisitionRanges(
+        noise=(0.0, 0.0), profile_error=0.0, thickness_ratio=(0.7, 0.7), sinc_profile=0.0
+    )
     samples = Samples(heads, Acquire(ranges, 16, 4), seed=0)
     for index in range(20):
         sample = samples[index]
@@ -230,7 +244,6 @@ def test_a_volume_smaller_than_the_patch_is_padded(heads):
         ('network = "swin-unetr"', "not trained here"),
         ("arguments = { depth = 3 }", "arguments: .*depth"),
         ("steps = ", "wrong.toml: .*line 1"),
-        ("card = { name = 'x', contrasts = ['CT'] }", "contrasts"),
     ],
 )
 def test_a_wrong_setting_is_named(folder, line, reason):
@@ -241,6 +254,13 @@ def test_a_wrong_setting_is_named(folder, line, reason):
     path = folder / "wrong.toml"
     path.write_text("\n".join([line, *kept]))
     with pytest.raises(SettingsError, match=reason):
+        TrainingConfig.load(path)
+
+
+def test_a_wrong_card_is_told_before_the_training(folder):
+    path = folder / "card.toml"
+    path.write_text(CONFIG.format(steps=5).replace('["T1w"]', '["CT"]'))
+    with pytest.raises(CheckpointError, match="contrasts"):
         TrainingConfig.load(path)
 
 
