@@ -90,7 +90,7 @@ def main() -> None:
     images = {"acquired": thick.slices[plane][:, nearest]}
     images |= {name: volume[plane] for name, volume in found.items()}
     images["truth"] = truth[plane]
-    figure, row = plt.subplots(1, len(images), figsize=(3 * len(images), 3.6), layout="constrained")
+    figure, row = plt.subplots(1, len(images), figsize=(3 * len(images), 2.5), layout="constrained")
     for axes, (name, image) in zip(row, images.items(), strict=True):
         shown(axes, image if arguments.axis == "z" else image.T, name, peak)
     figure.savefig(folder / "slices.png", dpi=110)

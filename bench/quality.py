@@ -51,7 +51,6 @@ def entry(evaluation: Evaluation) -> dict[str, Any]:
             "ssim": round(summary.ssim[0], 4),
             "ssim_each": [round(score.ssim, 3) for score in scores],
             "hfen": round(summary.hfen[0], 4),
-            "seconds": round(summary.seconds, 2),
             "residual_median": round(summary.residual_median, 5),
             "residual_p99": round(summary.residual_p99, 5),
         }
