@@ -155,7 +155,7 @@ class FoldedResidual(nn.Module):
             raise ValueError("only the number of channels may differ")
         old = dict(narrow.named_parameters())
         for name, weight in self.named_parameters():
-            parts = [(weight, old[name])]
+            parts: list[tuple[Tensor, Tensor]] = [(weight, old[name])]
             if name.startswith("geometry.2."):  # one part for each block
                 parts = list(
                     zip(
