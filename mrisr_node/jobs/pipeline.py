@@ -271,7 +271,7 @@ def _write(workspace: Workspace) -> None:
                 workspace.read("brain")["method"],
                 made["profile"],
                 made["network"],
-                made["precision"],
+                made.get("precision", "float32"),  # missing where an older version computed
             ),
             made_at=datetime.fromisoformat(source["made_at"]),
         ),

@@ -238,8 +238,9 @@ def _train(
 
 
 def _history(run_dir: Path) -> list[dict[str, Any]]:
-    """Return what a run has logged, an entry for each validation."""
-    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    """Return what a run has logged, an entry for each validation; nothing before the first."""
+    log = run_dir / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:

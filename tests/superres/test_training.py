@@ -134,6 +134,10 @@ def test_the_samples_of_a_step_are_shared_evenly_or_not_at_all():
         World(0, 4, torch.device("cpu")).share(0, 6, 6)
 
 
+def test_resuming_where_nothing_was_trained_yet_starts(config, tmp_path):
+    assert train(config, tmp_path, resume=True, pause_at=1).step == 1
+
+
 def test_a_run_is_not_overwritten_by_accident(config, tmp_path):
     train(config, tmp_path, pause_at=1)
     with pytest.raises(SettingsError, match="--resume"):
