@@ -148,21 +148,30 @@ def test_weights_of_another_shape_are_no_start(config, tmp_path):
     train(config, tmp_path / "run", pause_at=1)
     export(config, tmp_path / "run", tmp_path / "trial")
     assert (tmp_path / "trial" / "log.jsonl").is_file()
-    deeper = {"width": 16, "blocks": 2, "in_plane_fold": 2}
-    other = dataclasses.replace(config, start=tmp_path / "trial", arguments=deeper)
+    narrower = {"width": 4, "blocks": 2, "in_plane_fold": 2}
+    other = dataclasses.replace(config, start=tmp_path / "trial", arguments=narrower)
     with pytest.raises(SettingsError, match="start: trial does not fit"):
         train(other, tmp_path / "on")
 
 
-def test_a_network_grows_from_a_narrower_one_without_a_change(tiny):
+@pytest.mark.parametrize(("blocks", "planar"), [(1, 0), (3, 0), (1, 2)])
+def test_a_network_grows_from_a_smaller_one_without_a_change(tiny, blocks, planar):
     torch.manual_seed(1)
     tiny.network.geometry[2].weight.normal_(std=0.1)
-    wide = FoldedResidual(width=20, blocks=1, in_plane_fold=2)
-    wide.grow_from(tiny.network)
+    large = FoldedResidual(width=20, blocks=blocks, in_plane_fold=2, planar_blocks=planar)
+    large.grow_from(tiny.network)
     folded, geometry = torch.rand(2, 8, 12, 10, 5), torch.rand(2, 3)
-    assert torch.allclose(wide(folded, geometry), tiny.network(folded, geometry), atol=1e-5)
+    assert torch.allclose(large(folded, geometry), tiny.network(folded, geometry), atol=1e-5)
+
+
+def test_a_network_never_shrinks(tiny):
     with pytest.raises(ValueError, match="shrink"):
-        tiny.network.grow_from(wide)
+        tiny.network.grow_from(FoldedResidual(width=20, blocks=1, in_plane_fold=2))
+    with pytest.raises(ValueError, match="added"):
+        tiny.network.grow_from(FoldedResidual(width=4, blocks=2, in_plane_fold=2))
+    with pytest.raises(ValueError, match="kernel"):
+        planar = FoldedResidual(width=4, blocks=0, in_plane_fold=2, planar_blocks=1)
+        tiny.network.grow_from(planar)
 
 
 def test_training_goes_on_from_a_checkpoint(config, tmp_path):
