@@ -21,7 +21,9 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 # The same examples on every machine; `make fuzz` looks further, and differently each time.
 _CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-hypothesis_settings.register_profile("tests", derandomize=True, database=None, max_examples=40, **_CALM)
+hypothesis_settings.register_profile(
+    "tests", derandomize=True, database=None, max_examples=40, **_CALM
+)
 hypothesis_settings.register_profile("fuzz", max_examples=5000, print_blob=True, **_CALM)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 

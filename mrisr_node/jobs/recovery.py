@@ -10,7 +10,7 @@ import time
 from mrisr_node import records
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, Job, Series, State
+from mrisr_node.records import ACTIVE, Job, Series, State, Transition
 from mrisr_node.settings import Recipe
 
 __all__ = ["recover", "retry"]
@@ -58,8 +58,9 @@ def retry(series_id: int) -> None:
         series = Series.get_by_id(series_id)
         series.move(State.QUEUED, "tried again")
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-        if last is None:
-            # It failed before it had a job: completeness and selection have to look at it first.
+        if last is None or not _failed_in_a_job(series):
+            # It failed before it had a job, or a late slice took the last one's worth: completeness
+            # and selection have to look at it first.
             series.move(State.RECEIVING, "tried again")
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
@@ -67,6 +68,15 @@ def retry(series_id: int) -> None:
             Job.update(
                 attempts=0, not_before=0.0, lease_owner=None, lease_until=0.0, finished_at=None
             ).where(Job.id == last.id).execute()
+
+
+def _failed_in_a_job(series: Series) -> bool:
+    """Tell whether a series failed while it was processed, not while it was looked at."""
+    failed = Transition.select().where(
+        Transition.series == series, Transition.target == State.FAILED.value
+    )
+    last = failed.order_by(Transition.id.desc()).first()
+    return last is not None and State(last.source) in ACTIVE
 
 
 def _free(job: Job) -> bool:

@@ -54,6 +54,7 @@ def instance_uid(series: int, number: int) -> str:
     return f"{SERIES[series]}.{number + 1}"
 
 
+@functools.cache
 def encoded_slice(series: int, number: int, *, altered: bool = False) -> bytes:
     """Return a small MR instance as a scanner would send it."""
     d = Dataset()
@@ -85,12 +86,10 @@ def _dead_process() -> int:
 
 @dataclass
 class Pacs:
-    """What was stored, in order, and what its QIDO-RS answers about the originals."""
+    """What was stored, and what its QIDO-RS answers about the originals."""
 
     results: dict[str, frozenset[str]] = field(default_factory=dict)
     """The source instances of each result series that it shows."""
-    stored: list[int] = field(default_factory=list)
-    """The job of each store, in the order in which they began."""
     expected: dict[str, int | None] = field(default_factory=dict)
 
 
@@ -105,8 +104,10 @@ class World:
         """The sources of every result ever stored."""
         self.failures: list[str] = []
         """What the next stages do, in order; empty or unknown: they succeed."""
+        self.before_selection: Callable[[], None] = lambda: None
         self._steps_left: int | None = None
         self._then: Callable[[], None] = lambda: None
+        self.deaths = 0
         self._dead = _dead_process()
         self._patches = contextlib.ExitStack()
         self._patches.enter_context(mock.patch.object(time, "time", self.clock))
@@ -215,7 +216,8 @@ class World:
 
     def _bury(self, worker: Worker) -> None:
         """Give what a killed worker holds to a process that is gone, or to another machine's."""
-        host = socket.gethostname() if len(self.pacs.stored) % 2 else "elsewhere"
+        host = socket.gethostname() if self.deaths % 2 else "elsewhere"
+        self.deaths += 1
         owner = f"{host}:{self._dead}:dead"
         Job.update(lease_owner=owner).where(Job.lease_owner == worker._owner).execute()
 
@@ -240,6 +242,7 @@ class World:
 
     def _select(self, datasets, rules):
         self.step()
+        self.before_selection()
         return self._selected(datasets, rules)
 
     _selected = staticmethod(assembly.select)
@@ -277,7 +280,6 @@ class World:
         )
 
     def _store(self, workspace: pipeline.Workspace) -> None:
-        self.pacs.stored.append(int(workspace.folder.name))
         result = workspace.read("result")["series_instance_uid"]
         self.pacs.results[result] = frozenset(workspace.read("source")["uids"])
         self.made_of |= self.pacs.results
@@ -299,4 +301,3 @@ def small_world(settings: Settings) -> Iterator[World]:
 def sources_of(series: Series) -> frozenset[str]:
     """Return the source instances that are on the spool."""
     return frozenset(instance.sop_instance_uid for instance in series.instances)
-

@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from small_world import SERIES, SLICES, World, encoded_slice, instance_uid, sources_of
@@ -21,6 +22,7 @@ from mrisr_node.records import (
     Job,
     Rejection,
     Series,
+    StageRun,
     State,
     StateError,
     Transition,
@@ -30,7 +32,12 @@ from mrisr_node.settings import load_settings
 
 # Each example syncs hundreds of commits, which no disk has to see.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-NUMBERS = st.lists(st.integers(0, SLICES - 1), min_size=1, max_size=SLICES, unique=True)
+# A run of neighbouring slices, so that both whole stacks and gaps come about.
+NUMBERS = st.builds(
+    lambda first, count: [n for n in range(first, first + count) if n < SLICES],
+    st.integers(0, SLICES - 1),
+    st.integers(1, SLICES),
+)
 WHICH = st.integers(0, len(SERIES) - 1)
 QUEUES = st.sampled_from(Queue)
 FAILURES = st.lists(
@@ -42,7 +49,8 @@ MEANWHILE = st.lists(
     min_size=1,
     max_size=5,
 )
-FAULT = st.none() | st.tuples(st.integers(0, 60), st.none() | MEANWHILE)
+STEP = st.integers(0, 12) | st.integers(0, 80)
+FAULT = st.none() | st.tuples(STEP, st.none() | MEANWHILE)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -150,10 +158,13 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def what_was_acknowledged_is_there(self):
-        for uid, encoded in getattr(self, "accepted", {}).items():
-            instance = Instance.get(Instance.sop_instance_uid == uid)
-            assert (self.settings.spool_dir / instance.path).read_bytes() == encoded
-            assert instance.sha256 == hashlib.sha256(encoded).hexdigest()
+        accepted = getattr(self, "accepted", None)
+        if not accepted:
+            return
+        known = {i.sop_instance_uid: i for i in Instance.select()}
+        for uid, encoded in accepted.items():
+            assert (self.settings.spool_dir / known[uid].path).read_bytes() == encoded
+            assert known[uid].sha256 == hashlib.sha256(encoded).hexdigest()
 
     @invariant()
     def every_series_went_a_legal_way(self):
@@ -184,8 +195,10 @@ class Interleavings(RuleBasedStateMachine):
             assert times == sorted(times)
             made = [job.result_series_uid for job in jobs if job.result_series_uid is not None]
             assert len(made) == len(set(made))
-            ids = {job.id for job in jobs}
-            order = [job for job in self.world.pacs.stored if job in ids]
+            # No stage of a job begins once the series has a newer one.
+            ids = [job.id for job in jobs]
+            runs = StageRun.select().where(StageRun.job.in_(ids)).order_by(StageRun.id)
+            order = [run.job_id for run in runs]
             assert order == sorted(order)
 
     def _all_series(self):
@@ -252,3 +265,71 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
+
+
+# What was found.
+
+
+@pytest.fixture
+def machine():
+    """A machine whose steps a test names itself; what always holds is checked at the end."""
+    machine = Interleavings()
+    machine.start()
+    try:
+        yield machine
+        machine.settle()
+        machine.what_was_acknowledged_is_there()
+        machine.every_series_went_a_legal_way()
+        machine.one_job_counts()
+    finally:
+        machine.world.close()
+        machine.folder.cleanup()
+
+
+def test_a_series_that_failed_after_a_late_slice_is_looked_at_again(machine):
+    """Trying again went on with the job of before, and delivered a result without that slice."""
+    machine.arrive(0, [0, 1, 2], "ONE", False, None)
+    machine.settle()
+    machine.arrive(0, [5], "ONE", False, None)
+    machine.settle()
+    assert "not evenly spaced" in Series.get().reason
+    machine.try_again(None)
+    machine.settle()
+    assert Series.get().state == State.FAILED
+    machine.arrive(0, [3, 4], "ONE", False, None)
+    machine.settle()
+    assert Series.get().state == State.DONE
+    assert Job.select().count() == 2
+
+
+def test_a_slice_that_arrives_while_the_gap_is_found_is_not_passed_over(machine):
+    """Selection failed the series for the gap that had just been filled."""
+    machine.arrive(0, [0, 1, 3], "ONE", False, None)
+    machine.world.now += 61
+    selecting = [lambda: machine.arrive(0, [2], "ONE", False, None)]
+
+    def at_selection():
+        if selecting:
+            selecting.pop()()
+
+    machine.world.before_selection = at_selection
+    machine.sweep(None)
+    assert Series.get().state == State.RECEIVING
+    machine.settle()
+    assert Series.get().state == State.DONE
+
+
+@pytest.mark.parametrize("step", range(30))
+def test_a_slice_at_any_moment_of_a_delivery_leads_to_one_newer_result(machine, step):
+    """At the end of it, the job of before was called done and kept its lease."""
+    machine.arrive(0, range(5), "ONE", False, None)
+    machine.world.now += 61
+    machine.sweep(None)
+    machine.work(Queue.CPU, 0, [], None)
+    machine.work(Queue.GPU, 0, [], None)
+    machine.work(Queue.DELIVERY, 0, [], (step, ["slice", "minute", "sweep", "work", "work"]))
+    machine.one_job_counts()
+    machine.arrive(0, [6], "ONE", False, None)
+    machine.arrive(0, [5], "ONE", False, None)
+    machine.settle()
+    assert Series.get().state == State.DONE
