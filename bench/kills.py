@@ -25,7 +25,7 @@ _OFTEN = {"write": 12, "sync": 16, "rename": 8, "commit": 12, "instance": 12, "u
 
 def _draw(count: int, seed: int) -> list[harness.Kill]:
     """Draw kills, each point as likely as any other."""
-    chance = random.Random(seed)  # noqa: S311 - no secret
+    chance = random.Random(seed)
     points = [(role, point) for role, names in harness.POINTS.items() for point in names]
     drawn = []
     for _ in range(count):
@@ -37,7 +37,7 @@ def _draw(count: int, seed: int) -> list[harness.Kill]:
 
 def main() -> int:
     """Run it and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--load", type=int, default=4, help="series under way at any time")
     parser.add_argument("--seed", type=int, default=1)

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from small_world import SERIES, SLICES, World, encoded_slice, instance_uid, sources_of
+from small_dicom import encoded_slice, instance_uid
+from small_world import SERIES, SLICES, World, sources_of
 
 from mrisr_node.intake.spool import StoreOutcome
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Queue
+from mrisr_node.records import _NEXT as LEGAL
 from mrisr_node.records import (
     ACTIVE,
     Instance,
@@ -27,7 +29,6 @@ from mrisr_node.records import (
     StateError,
     Transition,
 )
-from mrisr_node.records import _NEXT as LEGAL
 from mrisr_node.settings import load_settings
 
 # Each example syncs hundreds of commits, which no disk has to see.
@@ -215,8 +216,8 @@ class Interleavings(RuleBasedStateMachine):
             assert made_of == sources_of(series)
 
     def _receive(self, series, number, sender, altered):
-        encoded = encoded_slice(series, number, altered=altered)
-        uid = instance_uid(series, number)
+        encoded = encoded_slice(SERIES[series], number, altered=altered)
+        uid = instance_uid(SERIES[series], number)
         before = self.accepted.get(uid)
         outcome = self.world.receive(series, number, sender, altered=altered)
         if outcome == StoreOutcome.DIFFERENT:
@@ -247,7 +248,7 @@ class Interleavings(RuleBasedStateMachine):
         if word == "slice":
             for series in range(len(SERIES)):
                 for number in range(SLICES):
-                    if instance_uid(series, number) not in self.accepted:
+                    if instance_uid(SERIES[series], number) not in self.accepted:
                         self._receive(series, number, "ONE", False)
                         return
         elif word == "minute":
@@ -257,8 +258,7 @@ class Interleavings(RuleBasedStateMachine):
         elif word == "recover":
             self.world.recover()
         elif word == "work":
-            while any([self.world.work(queue, 1) for queue in Queue]):
-                pass
+            self.world.work_off(1)
         elif word == "retry":
             for series in Series.select().where(Series.state == State.FAILED.value):
                 self._retry(series)
