@@ -9,7 +9,7 @@ from pathlib import Path
 import dicom_bytes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -103,18 +103,23 @@ def test_an_object_of_odd_elements_is_read_or_refused(elements):
 _NUMBERS = st.floats(width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-9, 1e9, 1e30, 1e300, -1e308])
 
 
+AXIAL = [1, 0, 0, 0, 1, 0]
+
+
 def _decimal(value: float) -> str:
     return f"{value:.9g}"
 
 
 @given(
     position=st.lists(st.lists(_NUMBERS, min_size=3, max_size=3), min_size=2, max_size=5),
-    cosines=st.sampled_from([[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]])
+    cosines=st.sampled_from([AXIAL, [0, 1, 0, 0, 0, -1]])
     | st.lists(_NUMBERS, min_size=6, max_size=6),
     spacing=st.sampled_from([[1, 1], [0.5, 0.5]]) | st.lists(_NUMBERS, min_size=2, max_size=2),
     step=_NUMBERS | st.just(5.0),
     thickness=_NUMBERS,
 )
+@example([[0, 0, -1e308], [0, 0, 1e308]], AXIAL, [1, 1], 5, 5)
+@example([[0, 0, 0], [0, 0, 5]], AXIAL, [1e-300, 1e-300], 5, 5)
 def test_any_numbers_give_a_possible_volume_or_a_reason(
     position, cosines, spacing, step, thickness
 ):
@@ -138,6 +143,14 @@ def test_any_numbers_give_a_possible_volume_or_a_reason(
         pixels = content.index(b"\xe0\x7f\x10\0")
         datasets += headers_of(content[:pixels] + extra + content[pixels:])
     check_reading(datasets)
+
+
+def test_images_without_rows_are_refused():
+    datasets = [small_slice(dicom_bytes.SERIES, number) for number in range(4)]
+    for dataset in datasets:
+        dataset.Rows = 0
+    with pytest.raises(SeriesError, match="size"):
+        select(datasets, RULES)
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)

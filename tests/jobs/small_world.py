@@ -13,6 +13,7 @@ import functools
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ class World:
         """What the next stages do, in order; empty or unknown: they succeed."""
         self.before_selection: Callable[[], None] = lambda: None
         self._steps_left: int | None = None
+        self._thread = threading.get_ident()
         self._then: Callable[[], None] = lambda: None
         self.deaths = 0
         self._dead = _dead_process()
@@ -181,8 +183,8 @@ class World:
 
     def step(self) -> None:
         """Here another process may act."""
-        if self._steps_left is None:
-            return
+        if self._steps_left is None or threading.get_ident() != self._thread:
+            return  # the thread that renews leases has no part in it
         self._steps_left -= 1
         if self._steps_left < 0:
             self._steps_left = None
