@@ -169,18 +169,13 @@ class Processes:
 
     def stop(self) -> None:
         """End all of them."""
-        if self._nursery.stdin:
-            self._nursery.stdin.close()
         for process in (self._nursery, self._receiver):
-            if process is None:
-                continue
-            if process is self._receiver:
-                process.terminate()
-            try:
-                process.wait(60)
-            finally:
+            if process is not None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if self._nursery.stdin:
+            self._nursery.stdin.close()
         self._log.close()
 
     def _popen(self, arguments: list[str], role: str = "", **keywords) -> subprocess.Popen[bytes]:
@@ -291,7 +286,7 @@ def _sample(folder: Path, number: int) -> SampleSeries:
     """Write a series whose files are named after their instances."""
     sample = write_sample(
         folder,
-        Acquisition(slices=SLICES, matrix=48, pixel_mm=2.0),
+        Acquisition(slices=SLICES, matrix=64),
         study=Study(patient_id=f"KILLS-{number}"),
     )
     paths = []
