@@ -7,6 +7,7 @@ TOML file (``MRISR_CONFIG``, else ``mrisr.toml`` in the working directory, else
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import secrets
@@ -75,6 +76,12 @@ def _one_or_several(value: object) -> object:
     return tuple(str(entry) if isinstance(entry, Path) else entry for entry in entries)
 
 
+def _network(value: str) -> str:
+    """Return an address or network in its usual form."""
+    return str(ipaddress.ip_network(value.strip()))
+
+
+Network = Annotated[str, AfterValidator(_network)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
@@ -99,8 +106,31 @@ class Settings(BaseSettings):
     accepted_ae_titles: tuple[AETitle, ...] = Field(
         default=("ORTHANC",), description="calling AE titles that may store; C-ECHO is open to all"
     )
-    maximum_associations: int = Field(default=10, ge=1, description="associations at one time")
+    accepted_addresses: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="networks that may connect to the receiver, C-ECHO included",
+    )
+    maximum_associations: int = Field(default=20, ge=1, description="associations at one time")
+    maximum_associations_per_address: int = Field(
+        default=16, ge=1, description="connections of one address at one time"
+    )
+    maximum_instance_bytes: int = Field(
+        default=1024**3, ge=1024**2, description="largest C-STORE message; it is held in memory"
+    )
+    receiver_processes: int = Field(
+        default=2, ge=1, le=64, description="processes that the receiver's associations share"
+    )
     network_timeout: float = Field(default=30.0, gt=0, description="seconds without a byte")
+    tls_port: Port | None = Field(
+        default=None, description="TCP port of the receiver for DICOM TLS; none: no TLS"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file: the node's certificate and the chain to its CA"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file: its private key")
+    tls_ca: Path | None = Field(
+        default=None, description="PEM file: CAs whose certificates peers must show"
+    )
     minimum_free_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="below this free space C-STORE answers 0xA700"
     )
@@ -202,6 +232,21 @@ class Settings(BaseSettings):
             env_settings,
             TomlConfigSettingsSource(settings_cls, toml_file=_settings_file()),
         )
+
+    @property
+    def associations_per_process(self) -> int:
+        """How many associations one receiver process takes."""
+        return -(-self.maximum_associations // self.receiver_processes)
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with every setting in it: what its children need."""
+        environment = dict(os.environ)
+        for name, value in self.model_dump(mode="json").items():
+            text = (
+                "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+            )
+            environment[f"MRISR_{name.upper()}"] = text
+        return environment
 
     @property
     def database_path(self) -> Path:

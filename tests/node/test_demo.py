@@ -13,7 +13,6 @@ from pydicom import dcmread
 from mrisr_node.errors import SettingsError
 from mrisr_node.node import demo
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
-from mrisr_node.node.supervisor import child_environment
 from mrisr_node.settings import Settings
 
 
@@ -89,7 +88,7 @@ def test_taken_ports_are_replaced_and_old_data_removed(
 def run_demo(settings: Settings, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mrisr_node.cli", "demo", "--dicom", str(folder), "--exit"]
     return subprocess.run(
-        command, env=child_environment(settings) | {"COLUMNS": "60"},
+        command, env=settings.environment() | {"COLUMNS": "60"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
