@@ -193,9 +193,7 @@ def abort_in_the_middle(target: Target) -> str:
             if abort:
                 peer.send(abort)
             else:
-                peer.socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return "dropped, nothing kept"
 
 

@@ -157,9 +157,15 @@ OBJECT_CASES = [
     ObjectCase("nothing at all", lambda d: (b"", str(d.SOPInstanceUID)), CANNOT_UNDERSTAND),
     ObjectCase("noise", lambda d: (bytes(range(256)) * 40, d.SOPInstanceUID), CANNOT_UNDERSTAND),
     ObjectCase("cut off in the middle", _cut_off, CANNOT_UNDERSTAND),
-    ObjectCase("traversal in the instance UID", _changed(SOPInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND),
-    ObjectCase("traversal in the series UID", _changed(SeriesInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND),
-    ObjectCase("an absolute path as study UID", _changed(StudyInstanceUID="/etc/passwd"), CANNOT_UNDERSTAND),
+    ObjectCase(
+        "traversal in the instance UID", _changed(SOPInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND
+    ),
+    ObjectCase(
+        "traversal in the series UID", _changed(SeriesInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND
+    ),
+    ObjectCase(
+        "an absolute path as study UID", _changed(StudyInstanceUID="/etc/passwd"), CANNOT_UNDERSTAND
+    ),
     ObjectCase("a UID of 72 characters", _changed(SeriesInstanceUID=_LONG), CANNOT_UNDERSTAND),
     ObjectCase("an empty series UID", _changed(SeriesInstanceUID=""), CANNOT_UNDERSTAND),
     ObjectCase("a NUL in the series UID", _changed(SeriesInstanceUID="1.2\0.3"), CANNOT_UNDERSTAND),
@@ -170,24 +176,51 @@ OBJECT_CASES = [
     ObjectCase("no Rows", _without("Rows"), CANNOT_UNDERSTAND),
     ObjectCase("no image", _no_image, CANNOT_UNDERSTAND),
     ObjectCase("RLE frames larger than they say", _rle_larger, CANNOT_UNDERSTAND, RLELossless),
-    ObjectCase("JPEG 2000 frames larger than they say", _jpeg_larger, CANNOT_UNDERSTAND, JPEG2000Lossless),
+    ObjectCase(
+        "JPEG 2000 frames larger than they say", _jpeg_larger, CANNOT_UNDERSTAND, JPEG2000Lossless
+    ),
     ObjectCase("sequences nested 10,000 deep", _with_raw(_nested(10_000)), CANNOT_UNDERSTAND),
     ObjectCase("sequences nested 50 deep", _with_raw(_nested(50)), ACCEPTED),
-    ObjectCase("a length beyond the end", _with_raw(_element((0x7FDF, 0x1010), b"UN", b"ab", 2**31), before=0xFFFF), ACCEPTED),
-    ObjectCase("a length beyond the pixel data", _with_raw(_element((0x7FDF, 0x1010), b"OB", b"ab", 2**31)), CANNOT_UNDERSTAND),
+    ObjectCase(
+        "a length beyond the end",
+        _with_raw(_element((0x7FDF, 0x1010), b"UN", b"ab", 2**31), before=0xFFFF),
+        ACCEPTED,
+    ),
+    ObjectCase(
+        "a length beyond the pixel data",
+        _with_raw(_element((0x7FDF, 0x1010), b"OB", b"ab", 2**31)),
+        CANNOT_UNDERSTAND,
+    ),
     ObjectCase("an unknown VR", _with_raw(_element((0x7FDF, 0x1010), b"ZZ", b"ab")), ACCEPTED),
     ObjectCase("a file with an MZ preamble as data set", _file_in_the_data_set, CANNOT_UNDERSTAND),
-    ObjectCase("an unknown character set", _changed(SpecificCharacterSet="ISO 9999 IR 1"), ACCEPTED),
+    ObjectCase(
+        "an unknown character set", _changed(SpecificCharacterSet="ISO 9999 IR 1"), ACCEPTED
+    ),
     ObjectCase("a name with script", _changed(PatientName="<script>alert(1)</script>"), ACCEPTED),
-    ObjectCase("a description with CRLF and a formula", _changed(SeriesDescription="=1+1\r\n2026 INFO all is well"), ACCEPTED),
+    ObjectCase(
+        "a description with CRLF and a formula",
+        _changed(SeriesDescription="=1+1\r\n2026 INFO all is well"),
+        ACCEPTED,
+    ),
     ObjectCase("a name of 64 KiB", _changed(PatientName="N" * 65_000), ACCEPTED),
-    ObjectCase("pixel spacing that is no number", _changed(PixelSpacing=[float("nan"), 0.0]), ACCEPTED),
+    ObjectCase(
+        "pixel spacing that is no number", _changed(PixelSpacing=[float("nan"), 0.0]), ACCEPTED
+    ),
     ObjectCase("zero slope", _changed(RescaleSlope=0, RescaleIntercept=0), ACCEPTED),
     ObjectCase("orientation of zeros", _changed(ImageOrientationPatient=[0] * 6), ACCEPTED),
-    ObjectCase("MONOCHROME1, signed", _changed(PhotometricInterpretation="MONOCHROME1", PixelRepresentation=1), ACCEPTED),
+    ObjectCase(
+        "MONOCHROME1, signed",
+        _changed(PhotometricInterpretation="MONOCHROME1", PixelRepresentation=1),
+        ACCEPTED,
+    ),
     ObjectCase("12 bits in 16", _changed(BitsStored=12, HighBit=11), ACCEPTED),
-    ObjectCase("implicit VR", lambda d: (encoded(d, ImplicitVRLittleEndian), d.SOPInstanceUID), ACCEPTED, ImplicitVRLittleEndian),
-]  # fmt: skip
+    ObjectCase(
+        "implicit VR",
+        lambda d: (encoded(d, ImplicitVRLittleEndian), d.SOPInstanceUID),
+        ACCEPTED,
+        ImplicitVRLittleEndian,
+    ),
+]
 
 
 def honest(path: str) -> FileDataset:

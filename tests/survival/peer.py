@@ -44,7 +44,9 @@ def associate_request(
     return struct.pack(">BxL", kind, len(body) if length is None else length) + body
 
 
-def p_data(fragment: bytes, *, command: bool, last: bool = True, length: int | None = None) -> bytes:
+def p_data(
+    fragment: bytes, *, command: bool, last: bool = True, length: int | None = None
+) -> bytes:
     """Return a P-DATA-TF PDU with one fragment on context 1; the PDV's length may be a lie."""
     control = (1 if command else 0) | (2 if last else 0)
     pdv = struct.pack(">BB", 1, control) + fragment

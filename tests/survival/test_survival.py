@@ -47,9 +47,7 @@ def sample(tmp_path_factory):
 @pytest.fixture
 def target(settings, receiver, sample):
     dataset = dcmread(sample.paths[0])
-    return Target(
-        settings.receiver_port, encoded(dataset), str(dataset.SOPInstanceUID), _MAXIMUM
-    )
+    return Target(settings.receiver_port, encoded(dataset), str(dataset.SOPInstanceUID), _MAXIMUM)
 
 
 def _good_instance_is_stored(settings, sample, folder: Path) -> None:
