@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
 from peewee import (
     AutoField,
     BooleanField,
@@ -33,6 +34,8 @@ from mrisr_node.errors import NodeError
 __all__ = [
     "ACTIVE",
     "ApiToken",
+    "Beat",
+    "Failure",
     "Instance",
     "Job",
     "Rejection",
@@ -50,6 +53,8 @@ __all__ = [
 ]
 
 database = DatabaseProxy()
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class State(StrEnum):
@@ -126,6 +131,9 @@ class Series(_Record):
             ).execute()
             Transition.create(series=self, source=now.state, target=to.value, reason=reason, at=at)
         self.state, self.reason, self.state_at = to.value, reason, at
+        # Inside a larger transaction this is said just before it is true; the rows are the truth.
+        say = _log.warning if to is State.FAILED else _log.info
+        say("series moved", series=self.id, source=now.state, target=to.value, reason=reason)
 
 
 class Transition(_Record):
@@ -196,6 +204,27 @@ class StageRun(_Record):
     finished = BooleanField(default=False)
 
 
+class Failure(_Record):
+    """One time that something of a series did not work; what was tried again counts each time."""
+
+    series = ForeignKeyField(Series, backref="failures", null=True, on_delete="SET NULL")
+    stage = CharField()
+    """Of the job; ``selection`` where there was none yet."""
+    kind = CharField()
+    """The error's class; ``Died`` where a worker ended in the middle."""
+    at = FloatField(default=time.time)
+
+
+class Beat(_Record):
+    """The last sign of life of a long-running process (``beats``)."""
+
+    process = CharField(unique=True)
+    owner = CharField()
+    at = FloatField()
+    details = TextField(default="{}")
+    """JSON: what else it says of itself."""
+
+
 class User(_Record):
     """A person who may sign in."""
 
@@ -224,7 +253,8 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, User, WebSession, ApiToken,
+    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, User, WebSession,
+    ApiToken,
 ]  # fmt: skip
 
 
