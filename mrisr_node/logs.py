@@ -38,7 +38,7 @@ class LogFormat(StrEnum):
 
 # Five components and more, or those made of a UUID: an IPv4 address has four, a version three. The
 # root of the standard itself names classes and transfer syntaxes, never a patient's object.
-_UID = re.compile(r"(?<![\d.])(?!1\.2\.840\.10008\.)(?:2\.25\.\d+|[0-2](?:\.\d+){4,})")
+_UID = re.compile(r"(?<![\d.])(?!1\.2\.840\.10008\.)(?:2\.25(?:\.\d+)+|[0-2](?:\.\d+){4,})")
 
 # Their messages are made of what the system or a computation says. Others (ValueError, KeyError,
 # those of pydicom and httpx) like to quote the header value or the address they choked on.

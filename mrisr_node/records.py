@@ -33,6 +33,7 @@ from mrisr_node.errors import NodeError
 
 __all__ = [
     "ACTIVE",
+    "DIED",
     "ApiToken",
     "Beat",
     "Failure",
@@ -72,6 +73,9 @@ class State(StrEnum):
 
 
 ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
+
+DIED = "Died"
+"""The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
 
 # A late slice re-opens a series from wherever it is.
 _NEXT: dict[State, frozenset[State]] = {
@@ -211,7 +215,7 @@ class Failure(_Record):
     stage = CharField()
     """Of the job; ``selection`` where there was none yet."""
     kind = CharField()
-    """The error's class; ``Died`` where a worker ended in the middle."""
+    """The error's class, or `DIED`."""
     at = FloatField(default=time.time)
 
 

@@ -10,7 +10,7 @@ import time
 from mrisr_node import records
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, Failure, Job, Series, State
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State
 from mrisr_node.settings import Recipe
 
 __all__ = ["recover", "retry"]
@@ -79,7 +79,7 @@ def _free(job: Job) -> bool:
         Job.id == job.id, Job.lease_owner == job.lease_owner
     ).execute()
     stage = job.stage or stages_of(Recipe(job.recipe))[0].value
-    Failure.create(series=job.series_id, stage=stage, kind="Died")
+    Failure.create(series=job.series_id, stage=stage, kind=DIED)
     _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")
     return True
 

@@ -31,6 +31,7 @@ from mrisr_node.jobs.stages import (
 from mrisr_node.logs import words_of
 from mrisr_node.records import (
     ACTIVE,
+    DIED,
     Failure,
     Instance,
     Job,
@@ -95,7 +96,7 @@ class Worker:
                 if job.lease_until > now:
                     return None
                 job.attempts += 1  # its owner died
-                Failure.create(series=job.series_id, stage=stage.value, kind="Died")
+                Failure.create(series=job.series_id, stage=stage.value, kind=DIED)
             job.stage = stage.value
             job.lease_owner, job.lease_until = self._owner, now + LEASE_SECONDS
             job.started_at = job.started_at or now

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from mrisr_node import __version__
 from mrisr_node.beats import signs
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, Failure, Job, Rejection, Series, StageRun, State
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Rejection, Series, StageRun, State
 from mrisr_node.settings import Recipe, Settings
 from mrisr_node.web.health import PROCESSES, Health
 
@@ -87,7 +87,7 @@ def metrics_router(settings: Settings, health: Health) -> APIRouter:
 
 def _series() -> Iterator[Metric]:
     query = Series.select(Series.state, fn.COUNT(Series.id)).group_by(Series.state)
-    found = {state: count for state, count in _rows(query)}
+    found = dict(_rows(query))
     yield _gauge(
         "mrisr_series",
         "Series by the state they are in",
@@ -167,8 +167,12 @@ def _failures() -> Metric:
         labels=("stage", "kind"),
     )
     query = Failure.select(Failure.stage, Failure.kind, fn.COUNT(Failure.id))
+    # Deaths are told from the start: Prometheus sees no increase in what has just appeared.
+    counts = {(stage.value, DIED): 0.0 for stage in Stage}
     for stage, kind, count in _rows(query.group_by(Failure.stage, Failure.kind)):
-        family.add_metric([stage, kind], count)
+        counts[stage, kind] = count
+    for labels, count in counts.items():
+        family.add_metric(labels, count)
     return family
 
 
