@@ -24,7 +24,19 @@ from structlog.typing import EventDict, Processor
 
 from mrisr_node.errors import NodeError
 
-__all__ = ["LogFormat", "start_logging", "words_of"]
+__all__ = ["LogFormat", "get_logger", "start_logging", "words_of"]
+
+# At import, not at the start: unconfigured, structlog prints to standard output, which belongs to
+# what a command answers.
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
 
 
 class LogFormat(StrEnum):
@@ -49,7 +61,15 @@ _QUOTES_NOTHING = (
 _FIRST = ("at", "level", "process", "logger", "event")
 
 # Their INFO lines repeat every request, with UIDs in them.
-_QUIET = ("httpx", "httpcore", "pynetdicom", "pydicom", "huey", "uvicorn")
+_QUIET = ("httpx", "httpcore", "pynetdicom", "huey", "uvicorn")
+# It logs the header values that it does not like; what matters of it, it raises.
+_MUTE = "pydicom"
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return a logger that takes fields beside the words: ``log.info("stored", series=7)``."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
 
 
 def words_of(error: BaseException) -> str:
@@ -97,18 +117,10 @@ def start_logging(process: str = "", form: LogFormat = LogFormat.AUTO) -> None:
             ],
         )
     )
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(_MUTE).setLevel(logging.CRITICAL)
     if not process:
         return
     # pydicom warns of values that break its rules and quotes them; uncaught errors quote, too.

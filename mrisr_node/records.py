@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-import structlog
 from peewee import (
     AutoField,
     BooleanField,
@@ -30,6 +29,7 @@ from peewee import (
 )
 
 from mrisr_node.errors import NodeError
+from mrisr_node.logs import get_logger
 
 __all__ = [
     "ACTIVE",
@@ -55,7 +55,7 @@ __all__ = [
 
 database = DatabaseProxy()
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class State(StrEnum):
