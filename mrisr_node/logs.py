@@ -62,7 +62,7 @@ _FIRST = ("at", "level", "process", "logger", "event")
 
 # Their INFO lines repeat every request, with UIDs in them.
 _QUIET = ("httpx", "httpcore", "pynetdicom", "huey", "uvicorn")
-# It logs the header values that it does not like; what matters of it, it raises.
+# It logs and warns of the header values that it does not like; what matters of it, it raises.
 _MUTE = "pydicom"
 
 
@@ -123,7 +123,8 @@ def start_logging(process: str = "", form: LogFormat = LogFormat.AUTO) -> None:
     logging.getLogger(_MUTE).setLevel(logging.CRITICAL)
     if not process:
         return
-    # pydicom warns of values that break its rules and quotes them; uncaught errors quote, too.
+    # Warnings and uncaught errors quote, too.
+    warnings.filterwarnings("ignore", module=_MUTE)
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda of: _log_uncaught(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -46,6 +47,7 @@ thread.join()
 NAME = "Zyxomma^Petiolatum"
 
 
+@cache
 def speak(form: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", SPEAKER, form, NAME], capture_output=True, text=True, timeout=60

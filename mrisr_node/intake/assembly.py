@@ -68,9 +68,12 @@ class Assembly:
     def sweep(self) -> list[Job]:
         """Complete what is complete and return the jobs that came out of it."""
         jobs = []
-        for series in Series.select().where(
+        open_series = Series.select().where(
             Series.state.in_([State.RECEIVING.value, State.COMPLETE.value])
-        ):
+        )
+        # Read to the end first: within a read that is under way, SQLite refuses a write at once
+        # where another process has written meanwhile, however long it may wait for locks.
+        for series in list(open_series):
             try:
                 if series.state == State.RECEIVING.value and not self._complete(series):
                     continue

@@ -28,7 +28,8 @@ def recover(queues: Queues) -> int:
     """
     waiting: dict[object, set[int]] = {}
     woken = 0
-    for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
+    # Read to the end before anything is written (see `Assembly.sweep`).
+    for series in list(Series.select().where(Series.state.in_([s.value for s in ACTIVE]))):
         job = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         if job is None:
             # Only a crash between two rows of one transaction could do this, so it cannot; but a

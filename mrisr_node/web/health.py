@@ -140,7 +140,9 @@ class Health:
             seen = [sign for sign in known if sign.kind == kind]
             if not any(sign.fresh for sign in seen):
                 ago = time.time() - max((sign.at for sign in seen), default=0.0)
-                silent.append(f"{kind} ({f'silent for {ago:.0f} s' if seen else 'never started'})")
+                silent.append(
+                    f"{kind} ({f'silent for {ago:.0f} s' if seen else 'not started yet'})"
+                )
         if silent:
             return Check(
                 False,

@@ -61,7 +61,7 @@ def test_all_is_well(door, look):
 def test_a_stranger_is_told_which_check_failed_and_no_more(door):
     Beat.delete().where(Beat.process == "gpu-worker").execute()
     known = answer_when(door, 503)["checks"]
-    assert "gpu-worker (never started)" in known["workers"]["what"]
+    assert "gpu-worker (not started yet)" in known["workers"]["what"]
     assert "logs/" in known["workers"]["mend"]
     for headers in ({}, {"Authorization": "Bearer mrisr_wrong"}):
         with door.client(**headers) as client:
