@@ -149,7 +149,8 @@ def test_each_alert_is_a_rule_about_a_metric_that_is_exported(exported, rule):
     assert set(rule) <= {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["annotations"]["summary"]
-    assert rule["annotations"]["action"]
+    document, _, section = rule["annotations"]["action"].partition(", ")
+    assert f"\n### {section}\n" in (ALERTS.parent / document).read_text()
     promql_parser.parse(rule["expr"])
     names = set(re.findall(r"\bmrisr_\w+", rule["expr"]))
     assert names <= set(exported)
