@@ -2,7 +2,7 @@
 
     python bench/ingest.py [--instances 200] [--associations 1 8]
 
-Every receiver gets the same MR series (128 KiB an instance) from DCMTK's storescu, with one and
+Every receiver gets the same MR series from DCMTK's storescu, with one and
 with eight associations. This receiver does all that it does in service: screening in a child
 process, sync of file and folder, a committed row. The bare handler writes the file, with and
 without syncing file and folder. Orthanc runs with SyncStorageArea, storescp with neither.

@@ -29,10 +29,14 @@ from peewee import (
 )
 
 from mrisr_node.errors import NodeError
+from mrisr_node.logs import get_logger
 
 __all__ = [
     "ACTIVE",
+    "DIED",
     "ApiToken",
+    "Beat",
+    "Failure",
     "Instance",
     "Job",
     "Rejection",
@@ -51,6 +55,8 @@ __all__ = [
 
 database = DatabaseProxy()
 
+_log = get_logger(__name__)
+
 
 class State(StrEnum):
     """Where a series is on its way."""
@@ -67,6 +73,9 @@ class State(StrEnum):
 
 
 ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
+
+DIED = "Died"
+"""The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
 
 # A late slice re-opens a series from wherever it is.
 _NEXT: dict[State, frozenset[State]] = {
@@ -126,6 +135,9 @@ class Series(_Record):
             ).execute()
             Transition.create(series=self, source=now.state, target=to.value, reason=reason, at=at)
         self.state, self.reason, self.state_at = to.value, reason, at
+        # Inside a larger transaction this is said just before it is true; the rows are the truth.
+        say = _log.warning if to is State.FAILED else _log.info
+        say("series moved", series=self.id, source=now.state, target=to.value, reason=reason)
 
 
 class Transition(_Record):
@@ -196,6 +208,27 @@ class StageRun(_Record):
     finished = BooleanField(default=False)
 
 
+class Failure(_Record):
+    """One time that something of a series did not work; what was tried again counts each time."""
+
+    series = ForeignKeyField(Series, backref="failures", null=True, on_delete="SET NULL")
+    stage = CharField()
+    """Of the job; ``selection`` where there was none yet."""
+    kind = CharField()
+    """The error's class, or `DIED`."""
+    at = FloatField(default=time.time)
+
+
+class Beat(_Record):
+    """The last sign of life of a long-running process (``beats``)."""
+
+    process = CharField(unique=True)
+    owner = CharField()
+    at = FloatField()
+    details = TextField(default="{}")
+    """JSON: what else it says of itself."""
+
+
 class User(_Record):
     """A person who may sign in."""
 
@@ -224,7 +257,8 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, User, WebSession, ApiToken,
+    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, User, WebSession,
+    ApiToken,
 ]  # fmt: skip
 
 

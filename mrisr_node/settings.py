@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from mrisr_node.errors import SettingsError
+from mrisr_node.logs import LogFormat
 
 __all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "load_settings"]
 
@@ -97,6 +98,10 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default=Path("var"), description="where the node keeps everything it must not lose"
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.AUTO,
+        description="text or json lines; auto: text on a terminal, json everywhere else",
     )
 
     # DICOM in

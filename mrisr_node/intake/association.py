@@ -30,6 +30,7 @@ from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, TRANSFER_SYNTAXES, Rejected
 from mrisr_node.intake.spool import OutOfSpace, Spool, StoreOutcome
 from mrisr_node.intake.tls import server_context
+from mrisr_node.logs import start_logging
 from mrisr_node.settings import Settings, load_settings
 
 __all__ = ["HandedOverServer", "StorageProvider", "main"]
@@ -304,10 +305,8 @@ def _printable(title: str) -> str:
 
 def main(descriptor: int) -> int:
     """Serve the connections that come through an inherited Unix socket."""
-    from mrisr_node.logs import start_logging
-
-    start_logging()
     settings = load_settings()
+    start_logging("receiver", settings.log_format)
     records.open_records(settings.database_path)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ from peewee import PeeweeException
 from mrisr_node import records
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import unsuitable_kind
-from mrisr_node.records import ACTIVE, Instance, Job, Series, State
+from mrisr_node.records import ACTIVE, Failure, Instance, Job, Series, State
 from mrisr_node.settings import Settings
 
 __all__ = ["Reconciler"]
@@ -144,6 +144,8 @@ class Reconciler:
             )
             series.move(State.COMPLETE, "in the PACS, not sent to the node")
             series.move(state, reason)
+            if state is State.FAILED:
+                Failure.create(series=series, stage="forwarding", kind="NothingArrived")
 
     def _ask(self, found: dict[str, Any], unknown: bool) -> bool:
         """Have Orthanc send a series, ever less often where that does not help."""

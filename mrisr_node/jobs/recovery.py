@@ -10,7 +10,7 @@ import time
 from mrisr_node import records
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, Job, Series, State
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State
 from mrisr_node.settings import Recipe
 
 __all__ = ["recover", "retry"]
@@ -28,7 +28,8 @@ def recover(queues: Queues) -> int:
     """
     waiting: dict[object, set[int]] = {}
     woken = 0
-    for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
+    # Read to the end before anything is written (see `Assembly.sweep`).
+    for series in list(Series.select().where(Series.state.in_([s.value for s in ACTIVE]))):
         job = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         if job is None:
             # Only a crash between two rows of one transaction could do this, so it cannot; but a
@@ -78,6 +79,8 @@ def _free(job: Job) -> bool:
     Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
         Job.id == job.id, Job.lease_owner == job.lease_owner
     ).execute()
+    stage = job.stage or stages_of(Recipe(job.recipe))[0].value
+    Failure.create(series=job.series_id, stage=stage, kind=DIED)
     _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")
     return True
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+from mrisr_node.beats import alive
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
@@ -33,11 +34,12 @@ class Rounds:
 
     def run(self, stop: threading.Event) -> None:
         """Make rounds until told to stop; what fails in one is logged and tried in the next."""
-        while not stop.wait(_EVERY):
-            try:
-                self.round()
-            except Exception:  # noqa: BLE001 - the rounds must go on
-                _log.exception("a round failed")
+        with alive("rounds"):
+            while not stop.wait(_EVERY):
+                try:
+                    self.round()
+                except Exception:  # noqa: BLE001 - the rounds must go on
+                    _log.exception("a round failed")
         self._reconciler.close()
 
     def round(self) -> None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from mrisr_node.records import State
 from mrisr_node.settings import Recipe
 
-__all__ = ["Queue", "Stage", "following", "queue_of", "stages_of", "state_of"]
+__all__ = ["Queue", "Stage", "following", "queue_of", "stages_of", "state_of", "worker_name"]
 
 
 class Queue(StrEnum):
@@ -64,6 +64,11 @@ def queue_of(stage: Stage) -> Queue:
 def state_of(stage: Stage) -> State:
     """Return the state that a series is in while a stage runs."""
     return _STATES[queue_of(stage)]
+
+
+def worker_name(queue: Queue) -> str:
+    """Return what the worker of a queue is called in log, monitoring and supervision."""
+    return f"{queue.value}-worker"
 
 
 def following(recipe: Recipe, stage: Stage) -> Stage | None:

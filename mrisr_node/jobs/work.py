@@ -14,12 +14,32 @@ from pathlib import Path
 from peewee import PeeweeException
 
 from mrisr_node import records
+from mrisr_node.beats import alive
 from mrisr_node.errors import DeliveryError, NodeError, NotEligible, SeriesError, StageError
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
 from mrisr_node.jobs.queues import Queues
-from mrisr_node.jobs.stages import Queue, Stage, following, queue_of, stages_of, state_of
-from mrisr_node.records import ACTIVE, Instance, Job, Series, StageRun, State, StateError
+from mrisr_node.jobs.stages import (
+    Queue,
+    Stage,
+    following,
+    queue_of,
+    stages_of,
+    state_of,
+    worker_name,
+)
+from mrisr_node.logs import words_of
+from mrisr_node.records import (
+    ACTIVE,
+    DIED,
+    Failure,
+    Instance,
+    Job,
+    Series,
+    StageRun,
+    State,
+    StateError,
+)
 from mrisr_node.settings import Recipe, Settings
 
 __all__ = ["LEASE_SECONDS", "Worker"]
@@ -46,7 +66,8 @@ class Worker:
     def run(self, queue: Queue) -> None:
         """Work on a queue until the process is told to stop."""
         _log.info("worker for %s starts", queue.value)
-        self._queues.consume(queue)
+        with alive(worker_name(queue)):
+            self._queues.consume(queue)
         # Told to stop, not killed: what it worked on goes on elsewhere and was no failed attempt.
         Job.update(lease_owner=None, lease_until=0.0).where(
             Job.lease_owner == self._owner
@@ -75,6 +96,7 @@ class Worker:
                 if job.lease_until > now:
                     return None
                 job.attempts += 1  # its owner died
+                Failure.create(series=job.series_id, stage=stage.value, kind=DIED)
             job.stage = stage.value
             job.lease_owner, job.lease_until = self._owner, now + LEASE_SECONDS
             job.started_at = job.started_at or now
@@ -142,7 +164,12 @@ class Worker:
             progress=_ProgressWriter(job.id),
             remarks=_remarks(job),
         )
-        run_stage(stage, workspace)
+        try:
+            run_stage(stage, workspace)
+        except Exception as error:
+            kind = type(error).__name__
+            Failure.create(series=job.series_id, stage=stage.value, kind=kind)
+            raise
         self._require_mine(job)
         run.seconds, run.finished = time.monotonic() - started, True
         run.peak_bytes = _peak_memory()
@@ -174,7 +201,7 @@ class Worker:
 
     def _retry_or_end(self, job: Job, stage: Stage, error: Exception) -> None:
         job.attempts += 1
-        words = f"{type(error).__name__}: {error}"[:300]
+        words = words_of(error)[:300]
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {words} (tried {job.attempts} times)")
             return

@@ -18,7 +18,9 @@ from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.dicomweb import gateway_router, pacs_client
 from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
+from mrisr_node.web.metrics import metrics_router
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.viewer import Viewer
@@ -53,10 +55,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
 
-    @app.get("/healthz", include_in_schema=False)
-    async def alive() -> dict[str, str]:
-        return {"status": "ok"}
-
     @app.get("/", include_in_schema=False)
     async def front_page(request: Request) -> Response:
         person = request.state.person
@@ -66,6 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def viewer() -> Response:
         return RedirectResponse("/viewer/", 308)
 
+    health = Health(settings)
+    app.include_router(health_router(health))
+    app.include_router(metrics_router(settings, health))
     app.include_router(sign_in_router(settings, templates))
     app.include_router(jobs_router(settings))
     app.include_router(gateway_router(settings))
