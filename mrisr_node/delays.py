@@ -23,5 +23,5 @@ def retry_delay(tries: int, first: float, jitter: Jitter = jitter) -> float:
     It doubles with each try up to `LONGEST_DELAY`, less up to half of it by chance, so that what
     failed together is not tried together.
     """
-    longest = min(first * 2 ** min(tries - 1, _MOST_DOUBLINGS), LONGEST_DELAY)
+    longest: float = min(first * 2 ** min(tries - 1, _MOST_DOUBLINGS), LONGEST_DELAY)
     return longest * (1 - jitter() / 2)

@@ -231,7 +231,7 @@ class CommitmentReport(_Record):
     end = CharField(default="")
     """How it ended, in words."""
 
-    class Meta:
+    class Meta:  # noqa: D106
         indexes = ((("peer", "transaction_uid"), True),)
 
 

@@ -52,7 +52,7 @@ def start_logging() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Its INFO lines repeat every request, with UIDs in them.
-    for name in ("httpx", "pynetdicom", "huey"):
+    for name in ("httpx", "pynetdicom", "huey", "dicomweb_client"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -17,18 +17,14 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import evt
-from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
-)
+from pynetdicom.sop_class import StorageCommitmentPushModelInstance
 
 from mrisr_node import records
 from mrisr_node.intake.commitment_reports import report_here
 from mrisr_node.records import CommitmentReport, CommitmentRequest
 from mrisr_node.settings import Settings
 
-__all__ = ["Reference", "commitment_context", "handlers", "on_report", "reference_of"]
+__all__ = ["REPORT_HANDLER", "Reference", "handlers", "reference_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,21 +44,13 @@ _REQUEST = 1  # PS3.4 J.3.2: the one Action Type
 _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
 # Far more than a study has; what a request names is held in memory and in one row.
 _MOST_INSTANCES = 20_000
-_MISSING_IN_REPORT = 0x0110
-
-
-def commitment_context() -> PresentationContext:
-    """Return the presentation context: peers ask us, and the PACS reports to us as SCP."""
-    context = build_context(StorageCommitmentPushModel)
-    context.scu_role = context.scp_role = True
-    return context
 
 
 def handlers(settings: Settings) -> list[Any]:
     """Return pynetdicom's event handlers for the receiver."""
     return [
         (evt.EVT_N_ACTION, _guarded(_Requests(settings).take)),
-        (evt.EVT_N_EVENT_REPORT, _guarded(on_report)),
+        REPORT_HANDLER,
     ]
 
 
@@ -110,7 +98,7 @@ class _Requests:
     def _note(self, peer: str, transaction: str, instances: str) -> int | None:
         """Return the row of a request, new or asked again, or None where it is another one."""
         with records.transaction():
-            known, new = CommitmentReport.get_or_create(
+            known, new = CommitmentReport.get_or_create(  # type: ignore[no-untyped-call]
                 peer=peer, transaction_uid=transaction, defaults={"instances": instances}
             )
             if known.instances != instances:
@@ -123,7 +111,7 @@ class _Requests:
             return int(known.id)
 
 
-def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
+def _on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
     """Note what the PACS promises to keep, and what not, of what it was asked."""
     if event.event_type not in (_ALL_KEPT, _SOME_NOT_KEPT):
         return _NO_SUCH_EVENT
@@ -132,7 +120,7 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
         transaction = str(told.TransactionUID)
         kept = {_reference(item)[1] for item in told.get("ReferencedSOPSequence") or []}
         failed = {
-            _reference(item)[1]: int(item.get("FailureReason") or _MISSING_IN_REPORT)
+            _reference(item)[1]: int(item.get("FailureReason") or _PROCESSING_FAILURE)
             for item in told.get("FailedSOPSequence") or []
         }
     except Exception:  # noqa: BLE001 - as above
@@ -145,12 +133,11 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
             return _NO_SUCH_INSTANCE
         for uid in json.loads(asked.instances):
             if uid not in kept:
-                failed.setdefault(uid, _MISSING_IN_REPORT)
+                failed.setdefault(uid, _PROCESSING_FAILURE)
         if asked.answered_at is None:
-            CommitmentRequest.update(
-                answered_at=time.time(),
-                failed=json.dumps({uid: failed[uid] for uid in failed}),
-            ).where(CommitmentRequest.id == asked.id).execute()
+            CommitmentRequest.update(answered_at=time.time(), failed=json.dumps(failed)).where(
+                CommitmentRequest.id == asked.id
+            ).execute()
     return _SUCCESS
 
 
@@ -170,3 +157,7 @@ def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]
             return _PROCESSING_FAILURE, None
 
     return handle
+
+
+REPORT_HANDLER = (evt.EVT_N_EVENT_REPORT, _guarded(_on_report))
+"""For associations on which the PACS may report: the receiver's, and the one that asked it."""

@@ -6,10 +6,14 @@ import logging
 from typing import Any
 
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    Verification,
+)
 
 from mrisr_node import records
 from mrisr_node.errors import SettingsError
+from mrisr_node.intake import commitment
 from mrisr_node.intake.screening import SOP_CLASSES, TRANSFER_SYNTAXES, Rejected, screen
 from mrisr_node.intake.spool import OutOfSpace, Spool, StoreOutcome
 from mrisr_node.settings import Settings
@@ -59,10 +63,13 @@ class Receiver:
         ae.add_supported_context(Verification)
         for sop_class in SOP_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        # Peers ask us, and the PACS reports to us in the role of the SCP (PS3.4 J.3.3).
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_C_ECHO, lambda _: _SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            *commitment.handlers(settings),
         ]
         address = (settings.receiver_host, settings.receiver_port)
         try:

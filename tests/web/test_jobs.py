@@ -83,7 +83,7 @@ def test_progress_and_time_left(tool):
     series = add("2.1", State.PREPARING, stage=Stage.BRAIN.value, progress=0.5, voxels=1000)
     row = tool.get(f"/api/jobs/{series.id}").json()
     assert (row["stage"], row["stage_name"]) == ("brain", "Finding the brain")
-    assert row["overall"] == pytest.approx(1.5 / 7)
+    assert row["overall"] == pytest.approx(1.5 / 8)
     assert row["time_left"]["basis"] == "reference"
     assert row["time_left"]["low"] < row["time_left"]["seconds"] < row["time_left"]["high"]
     for stage in Stage:
@@ -94,7 +94,7 @@ def test_progress_and_time_left(tool):
         )  # fmt: skip
     row = tool.get(f"/api/jobs/{series.id}").json()
     assert row["time_left"]["basis"] == "history"
-    assert row["time_left"]["seconds"] == pytest.approx(2.0 * 5.5)
+    assert row["time_left"]["seconds"] == pytest.approx(2.0 * 6.5)
 
 
 def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):
@@ -141,7 +141,8 @@ def test_a_series_that_moved_on_cannot_be_tried_again(tool, monkeypatch):
 def test_the_api_document_names_every_field(tool):
     document = tool.get("/api/openapi.json").json()
     assert set(document["paths"]) == {
-        "/api/jobs", "/api/jobs/{series_id}", "/api/jobs/{series_id}/retry"
+        "/api/jobs", "/api/jobs/send-again", "/api/jobs/{series_id}",
+        "/api/jobs/{series_id}/retry", "/api/jobs/{series_id}/send-again",
     }  # fmt: skip
     row = tool.get("/api/jobs?limit=1").json()["items"][0]
     assert set(row) == set(document["components"]["schemas"]["JobView"]["properties"])

@@ -70,7 +70,7 @@ def test_a_series_is_followed_without_a_reload(page):
     Job.update(stage=Stage.BRAIN.value, progress=0.5).execute()
     expect(row).to_contain_text("Finding the brain")
     bar = row.get_by_role("progressbar", name="Progress of T1 axial")
-    expect(bar).to_have_js_property("value", 1.5 / 7)
+    expect(bar).to_have_js_property("value", 1.5 / 8)
     expect(row).to_contain_text(re.compile("about .* left"))
     assert row.get_by_role("link", name="Compare").count() == 0
     series.move(State.RESOLVING)
