@@ -61,7 +61,7 @@ _QUOTES_NOTHING = (
 _FIRST = ("at", "level", "process", "logger", "event")
 
 # Their INFO lines repeat every request, with UIDs in them.
-_QUIET = ("httpx", "httpcore", "pynetdicom", "huey", "uvicorn")
+_QUIET = ("dicomweb_client", "httpx", "httpcore", "pynetdicom", "huey", "uvicorn")
 # It logs and warns of the header values that it does not like; what matters of it, it raises.
 _MUTE = "pydicom"
 

@@ -36,6 +36,8 @@ __all__ = [
     "DIED",
     "ApiToken",
     "Beat",
+    "CommitmentReport",
+    "CommitmentRequest",
     "Failure",
     "Instance",
     "Job",
@@ -160,6 +162,8 @@ class Instance(_Record):
     size = IntegerField()
     sender = CharField(default="")
     received_at = FloatField(default=time.time)
+    committed_at = FloatField(null=True)
+    """When a peer was promised that it is kept (Storage Commitment)."""
 
 
 class Rejection(_Record):
@@ -192,6 +196,8 @@ class Job(_Record):
     result_instances = IntegerField(null=True)
     delivered_at = FloatField(null=True)
     """When the PACS showed the whole result."""
+    committed_at = FloatField(null=True)
+    """When the PACS promised to keep the whole result (Storage Commitment)."""
     outcome = TextField(default="{}")
     """JSON: fidelity figures, checkpoint identity, what was sent where."""
 
@@ -229,6 +235,39 @@ class Beat(_Record):
     """JSON: what else it says of itself."""
 
 
+class CommitmentRequest(_Record):
+    """What the PACS was asked to keep (PS3.4 J), and its answer, which may come much later."""
+
+    transaction_uid = CharField(unique=True)
+    instances = TextField()
+    """JSON: the SOP Instance UIDs."""
+    asked_at = FloatField(default=time.time)
+    answered_at = FloatField(null=True)
+    failed = TextField(default="{}")
+    """JSON: the SOP Instance UIDs that it does not keep, each with its reason."""
+
+
+class CommitmentReport(_Record):
+    """What a peer asked us to keep, and the report that we owe it until it has it."""
+
+    peer = CharField()
+    transaction_uid = CharField()
+    instances = TextField()
+    """JSON: pairs of SOP Class and SOP Instance UID."""
+    received_at = FloatField(default=time.time)
+    failed = TextField(null=True)
+    """JSON: what we do not have, each with its reason; null until it is worked out."""
+    attempts = IntegerField(default=0)
+    not_before = FloatField(default=0.0, index=True)
+    ended_at = FloatField(null=True)
+    """When the peer took the report, or we gave up."""
+    end = CharField(default="")
+    """How it ended, in words."""
+
+    class Meta:  # noqa: D106
+        indexes = ((("peer", "transaction_uid"), True),)
+
+
 class User(_Record):
     """A person who may sign in."""
 
@@ -257,8 +296,8 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, User, WebSession,
-    ApiToken,
+    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, CommitmentRequest,
+    CommitmentReport, User, WebSession, ApiToken,
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from pydantic_settings import (
 from mrisr_node.errors import SettingsError
 from mrisr_node.logs import LogFormat
 
-__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "load_settings"]
+__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "StorageCommitment", "load_settings"]
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
 _ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +60,16 @@ class Delivery(StrEnum):
     """C-STORE (PS3.4 B) to ``pacs_host``:``pacs_port``."""
 
 
+class StorageCommitment(StrEnum):
+    """Whether the PACS has to promise that it keeps a result (PS3.4 J)."""
+
+    AUTO = "auto"
+    """Asked for where the PACS offers it; what QIDO-RS shows counts where it does not."""
+    ON = "on"
+    """Required: without it a result is not delivered."""
+    OFF = "off"
+
+
 def _ae_title(value: str) -> str:
     """PS3.5 6.2: at most 16 printable characters, no backslash, not only spaces."""
     if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable():
@@ -82,8 +92,16 @@ def _network(value: str) -> str:
     return str(ipaddress.ip_network(value.strip()))
 
 
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("an address is host:port, e.g. 10.1.2.3:104")
+    return value
+
+
 Network = Annotated[str, AfterValidator(_network)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
 
@@ -199,10 +217,26 @@ class Settings(BaseSettings):
     # DICOM out
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
     delivery_attempts: int = Field(
-        default=12, ge=1, description="tries, with growing delays, before delivery is failed"
+        default=36,
+        ge=1,
+        description="tries, with growing delays, before delivery is failed; 36 take about a day",
     )
     delivery_first_delay: float = Field(
         default=5.0, gt=0, description="seconds before the second try; doubles, at most one hour"
+    )
+    delivery_timeout: float = Field(
+        default=120.0, gt=0, description="seconds for one request, or 24 instances by C-STORE"
+    )
+    storage_commitment: StorageCommitment = Field(
+        default=StorageCommitment.AUTO, description="whether the PACS must promise to keep results"
+    )
+    commitment_wait: float = Field(
+        default=3600.0, gt=0, description="seconds that the PACS may take to promise or refuse"
+    )
+    commitment_peers: dict[AETitle, Address] = Field(
+        default={},
+        description="where our own promises are sent to: AE title of a scanner, and its host:port;"
+        " the PACS is known already",
     )
 
     # Front door
@@ -291,6 +325,13 @@ class Settings(BaseSettings):
     def pacs_url(self) -> str:
         """Base URL of Orthanc's HTTP, without a slash at the end."""
         return (self.orthanc_url or f"http://127.0.0.1:{self.orthanc_http_port}").rstrip("/")
+
+    def peer_address(self, title: str) -> tuple[str, int] | None:
+        """Return where a peer listens for our reports, or None where nobody has told us."""
+        if title in self.commitment_peers:
+            host, _, port = self.commitment_peers[title].rpartition(":")
+            return host.strip("[]"), int(port)
+        return (self.pacs_host, self.pacs_port) if title == self.pacs_ae_title else None
 
     @property
     def viewer_url(self) -> str:

@@ -108,6 +108,32 @@ def jobs(
     out.print(table)
 
 
+@command
+def send_again(
+    series: Annotated[
+        list[int] | None, typer.Argument(help="ids of series, as `mrisr-node jobs` shows them")
+    ] = None,
+    all_of_them: Annotated[
+        bool, typer.Option("--all", help="every result that the PACS did not take")
+    ] = False,
+) -> None:
+    """Send results again that the PACS did not take, without computing them anew."""
+    from mrisr_node.jobs import dead_letters
+    from mrisr_node.records import open_records
+
+    if bool(series) == all_of_them:
+        raise SettingsError("name series by their ids, or say --all")
+    settings = load_settings()
+    open_records(settings.database_path)
+    if all_of_them:
+        sent = dead_letters.send_all_again(settings)
+    else:
+        for one in series or []:
+            dead_letters.send_again(settings, one)
+        sent = len(series or [])
+    out.print(f"{sent} result{'' if sent == 1 else 's'} sent again")
+
+
 def _left(row: SeriesOverview) -> str:
     if row.time_left is None:
         return ""

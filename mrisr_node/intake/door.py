@@ -150,7 +150,7 @@ class Door:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             child = subprocess.Popen(
-                [sys.executable, "-m", "mrisr_node.intake.association", str(theirs.fileno())],
+                [sys.executable, "-m", "mrisr_node.intake.provider", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=self._settings.environment(),
                 stdin=subprocess.DEVNULL,
@@ -297,7 +297,7 @@ class Door:
 
 
 def _is_well_formed(request: bytes) -> bool:
-    """Tell whether an A-ASSOCIATE-RQ can be read; one that cannot would hold a place for seconds."""
+    """Tell whether an A-ASSOCIATE-RQ can be read; one that cannot would hold a thread a while."""
     pdu = A_ASSOCIATE_RQ()
     try:
         pdu.decode(request)

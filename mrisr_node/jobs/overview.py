@@ -8,6 +8,7 @@ from typing import Any
 from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, time_left
+from mrisr_node.jobs.stages import SENDING
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State
 
 __all__ = ["SeriesOverview", "count", "find", "overview"]
@@ -35,6 +36,8 @@ class SeriesOverview:
     """Part of the current stage that is done, 0 to 1."""
     time_left: Estimate | None
     result_series_uid: str | None
+    dead_letter: bool
+    """The PACS did not take its result, which is kept and can be sent again."""
 
 
 def overview(
@@ -88,6 +91,7 @@ def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attr
         progress=job.progress if job else 0.0,
         time_left=time_left(job) if job and State(series.state) in ACTIVE else None,
         result_series_uid=_newest_result(series),
+        dead_letter=bool(job and series.state == State.FAILED.value and job.stage in SENDING),
     )
 
 

@@ -9,7 +9,7 @@ import time
 
 from mrisr_node import records
 from mrisr_node.jobs.queues import Queues
-from mrisr_node.jobs.stages import Stage, queue_of, stages_of
+from mrisr_node.jobs.stages import SENDING, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State
 from mrisr_node.settings import Recipe
 
@@ -64,9 +64,17 @@ def retry(series_id: int) -> None:
             series.move(State.RECEIVING, "tried again")
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
-            # The same job goes on where it failed, so that what was stored already stays true.
+            # The same job goes on where it failed, so that what was stored already stays true. What
+            # was stored and not shown is stored again.
+            sending = last.stage in SENDING
             Job.update(
-                attempts=0, not_before=0.0, lease_owner=None, lease_until=0.0, finished_at=None
+                stage=Stage.STORE.value if sending else last.stage,
+                progress=0.0,
+                attempts=0,
+                not_before=0.0,
+                lease_owner=None,
+                lease_until=0.0,
+                finished_at=None,
             ).where(Job.id == last.id).execute()
 
 

@@ -8,6 +8,7 @@ import time
 
 from mrisr_node.beats import alive
 from mrisr_node.intake.assembly import Assembly
+from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import recover
@@ -34,12 +35,17 @@ class Rounds:
 
     def run(self, stop: threading.Event) -> None:
         """Make rounds until told to stop; what fails in one is logged and tried in the next."""
+        reports = threading.Thread(
+            target=CommitmentReports(self._settings).run, args=(stop,), name="commitment reports"
+        )
+        reports.start()
         with alive("rounds"):
             while not stop.wait(_EVERY):
                 try:
                     self.round()
                 except Exception:  # noqa: BLE001 - the rounds must go on
                     _log.exception("a round failed")
+        reports.join()
         self._reconciler.close()
 
     def round(self) -> None:

@@ -15,11 +15,21 @@ from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.beats import alive
-from mrisr_node.errors import DeliveryError, NodeError, NotEligible, SeriesError, StageError
+from mrisr_node.delays import Jitter, jitter, retry_delay
+from mrisr_node.errors import (
+    DeliveryError,
+    NodeError,
+    NotEligible,
+    NotYet,
+    ResultGone,
+    SeriesError,
+    StageError,
+)
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import (
+    SENDING,
     Queue,
     Stage,
     following,
@@ -49,14 +59,14 @@ _log = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 _HEARTBEAT = 5.0
 _PROGRESS_EVERY = 1.0
-_LONGEST_DELAY = 3600.0
 
 
 class Worker:
     """Runs jobs of one queue in this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, jitter: Jitter = jitter) -> None:
         self._settings = settings
+        self._jitter = jitter
         self._owner = records.owner_name()
         self._spool = Spool(
             settings.spool_dir, settings.quarantine_dir, settings.minimum_free_bytes
@@ -114,26 +124,30 @@ class Worker:
                 self._leave(job)
                 return
             except (NotEligible, SeriesError, StageError) as error:
+                if isinstance(error, ResultGone):
+                    job.stage = ""  # the next try begins at the first stage
                 self._end(job, State.FAILED, f"{stage.value}: {error}")
                 return
             except DeliveryError as error:
                 self._later(job, stage, error)
                 return
+            except NotYet as error:
+                job.stage, job.not_before = stage.value, time.time() + error.delay
+                self._wait(job, str(error), error.delay)
+                return
             except Exception as error:  # noqa: BLE001 - a job never ends without a reason
                 _log.exception("job %d failed in %s", job.id, stage.value)
                 self._retry_or_end(job, stage, error)
                 return
-            # Storing and confirming count as one: a PACS that takes everything and shows nothing
-            # must not be tried for ever.
-            if stage is not Stage.STORE:
+            # Storing and what proves it count as one: a PACS that takes everything and shows
+            # nothing must not be tried for ever.
+            if stage not in SENDING:
                 job.attempts = 0
             stage = following(recipe, stage)
             job.stage, job.progress = (stage.value if stage else ""), 0.0
             if stage is not None:
                 job.save(only=[Job.stage, Job.progress, Job.attempts])
         if stage is None:
-            job.delivered_at = time.time()
-            job.save(only=[Job.delivered_at])
             self._end(job, State.DONE, ". ".join(("the result is in the PACS", *_remarks(job))))
             shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
@@ -179,7 +193,12 @@ class Worker:
         if stage is Stage.WRITE:
             job.result_series_uid = known["result"]["series_instance_uid"]
             job.result_instances = known["result"]["instances"]
-        job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances])
+        elif stage is Stage.CONFIRM:
+            job.delivered_at = time.time()
+        elif stage is Stage.COMMIT:
+            job.committed_at = known.get("commitment", {}).get("committed_at")
+        job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances,
+                       Job.delivered_at, Job.committed_at])  # fmt: skip
 
     def _allowed(self, stage: Stage) -> int:
         """Return how often a stage may be tried; delivery waits for a PACS that is down."""
@@ -193,10 +212,11 @@ class Worker:
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {error} (tried {job.attempts} times)")
             return
-        delay = min(self._settings.delivery_first_delay * 2 ** (job.attempts - 1), _LONGEST_DELAY)
-        # What was stored and is not shown may have been lost: store again before asking again.
-        stage = Stage.STORE if stage is Stage.CONFIRM else stage
+        delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
+        # What was stored and is not shown, or not kept, is lost: store again before asking again.
+        stage = Stage.STORE if stage in SENDING else stage
         job.stage, job.progress, job.not_before = stage.value, 0.0, time.time() + delay
+        job.delivered_at = None
         self._wait(job, str(error), delay)
 
     def _retry_or_end(self, job: Job, stage: Stage, error: Exception) -> None:
@@ -205,14 +225,16 @@ class Worker:
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {words} (tried {job.attempts} times)")
             return
-        job.not_before = time.time() + self._settings.delivery_first_delay
-        self._wait(job, f"{stage.value}: {words}", self._settings.delivery_first_delay)
+        delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
+        job.not_before = time.time() + delay
+        self._wait(job, f"{stage.value}: {words}", delay)
 
     def _wait(self, job: Job, reason: str, delay: float) -> None:
         """Let go of a job until its next try, and say why."""
         with records.transaction():
             if self._mine(job):
-                job.save(only=[Job.stage, Job.progress, Job.not_before, Job.attempts])
+                job.save(only=[Job.stage, Job.progress, Job.not_before, Job.attempts,
+                               Job.delivered_at])  # fmt: skip
                 Series.update(reason=f"{reason}; next try in {delay:.0f} s").where(
                     Series.id == job.series_id
                 ).execute()
@@ -220,6 +242,8 @@ class Worker:
         self._release(job)
 
     def _end(self, job: Job, state: State, reason: str) -> None:
+        if state is State.FAILED and job.stage in SENDING:
+            reason += ". The result is kept and can be sent again"
         with records.transaction():
             if self._mine(job):
                 Series.get_by_id(job.series_id).move(state, reason)
