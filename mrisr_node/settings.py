@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     pacs_ae_title: AETitle = Field(default="ORTHANC", description="AE title of the PACS")
     pacs_host: str = Field(default="127.0.0.1", description="DICOM address of the PACS")
     pacs_port: Port = Field(default=14242, description="DICOM port of the PACS")
+    pacs_tls: bool = Field(
+        default=False, description="whether that port speaks DICOM TLS (C-STORE, commitment)"
+    )
     stable_age: int = Field(
         default=5, ge=1, description="seconds after which our own Orthanc calls a series stable"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ def association(
     *,
     roles: Sequence[Any] = (),
     handlers: Sequence[Any] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Any]:
     """Hold an association, and release it after.
 
@@ -45,6 +47,8 @@ def association(
         Seconds for each of: the connection, the negotiation, an answer, a byte sent or received.
     roles, handlers
         pynetdicom's role selections and event handlers.
+    tls
+        To speak TLS; the peer's certificate has to name its host.
 
     Raises
     ------
@@ -66,6 +70,7 @@ def association(
             ae_title=destination.called,
             ext_neg=list(roles),
             evt_handlers=[(evt.EVT_CONN_OPEN, on_open), *handlers],
+            tls_args=(tls, destination.host) if tls else None,
         )
     except OSError as error:
         raise DeliveryError(f"no association with {destination}: {error.strerror}") from error

@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from mrisr_node.errors import DeliveryError, NotYet
 from mrisr_node.intake.association import association
 from mrisr_node.intake.commitment import REPORT_HANDLER, Reference
+from mrisr_node.intake.tls import client_context
 from mrisr_node.records import CommitmentRequest, Instance, Series
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings, StorageCommitment
@@ -132,7 +133,8 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
     offered = [build_context(StorageCommitmentPushModel)]
     where, timeout = Pacs(settings).destination, settings.network_timeout
     try:
-        with association(where, offered, timeout, handlers=[REPORT_HANDLER]) as peer:
+        tls = client_context(settings) if settings.pacs_tls else None
+        with association(where, offered, timeout, handlers=[REPORT_HANDLER], tls=tls) as peer:
             status, _ = peer.send_n_action(
                 information,
                 _REQUEST,

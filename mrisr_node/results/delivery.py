@@ -20,6 +20,7 @@ from pynetdicom import build_context
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.tls import client_context
 from mrisr_node.results.bounded_http import BoundedSession
 from mrisr_node.settings import Delivery, Settings
 
@@ -146,7 +147,8 @@ class Pacs:
         where, settings = self.destination, self._settings
         offered = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
         ends = 0.0
-        with association(where, offered, settings.network_timeout) as peer:
+        tls = client_context(settings) if settings.pacs_tls else None
+        with association(where, offered, settings.network_timeout, tls=tls) as peer:
             for number, path in enumerate(paths):
                 if number % _BATCH == 0:
                     ends = time.monotonic() + settings.delivery_timeout

@@ -2,14 +2,19 @@
 
 import datetime
 import socket
+import ssl
 import subprocess
 
 import pytest
 import trustme
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pynetdicom import build_context
 
-from mrisr_node.errors import SettingsError
+from mrisr_node.errors import DeliveryError, SettingsError
+from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.receiver import Receiver
-from mrisr_node.intake.tls import server_context
+from mrisr_node.intake.tls import client_context, server_context
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, open_records
 
@@ -127,3 +132,20 @@ def test_certificates_that_are_missing_are_named(make_settings, free_port, tmp_p
     made = make_settings(tls_port=free_port(), tls_certificate=junk, tls_key=junk, tls_ca=junk)
     with pytest.raises(SettingsError, match="cannot be used"):
         Receiver(made).start()
+
+
+def test_the_sender_speaks_tls_and_looks_at_the_certificate(receiver, settings, sample, authority):
+    """The node as its own PACS: it accepts its own certificate, and no other host's."""
+    where = Destination("127.0.0.1", settings.tls_port, "MRISR", "ORTHANC")
+    contexts = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
+    context = client_context(settings)
+    with association(where, contexts, 20.0, tls=context) as peer:
+        dataset = dcmread(sample.paths[1])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        assert peer.send_c_store(dataset).Status == 0x0000
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with (
+        pytest.raises(DeliveryError, match="no association"),
+        association(where, contexts, 20.0, tls=stranger),
+    ):
+        pass
