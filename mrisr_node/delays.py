@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-__all__ = ["LONGEST_DELAY", "Jitter", "jitter", "retry_delay"]
+__all__ = ["LONGEST_DELAY", "Jitter", "is_due", "jitter", "retry_delay"]
 
 LONGEST_DELAY = 3600.0
 # 2 ** 32 times any first delay is beyond the longest one, and no overflow.
@@ -25,3 +25,11 @@ def retry_delay(tries: int, first: float, jitter: Jitter = jitter) -> float:
     """
     longest: float = min(first * 2 ** min(tries - 1, _MOST_DOUBLINGS), LONGEST_DELAY)
     return longest * (1 - jitter() / 2)
+
+
+def is_due(moment: float, now: float) -> bool:
+    """Tell whether a moment that something was put off to has come.
+
+    One that is further away than the longest delay was set by a clock that was ahead: it has come.
+    """
+    return not now < moment <= now + LONGEST_DELAY

@@ -258,8 +258,8 @@ class CommitmentReport(_Record):
     failed = TextField(null=True)
     """JSON: what we do not have, each with its reason; null until it is worked out."""
     attempts = IntegerField(default=0)
-    not_before = FloatField(default=0.0, index=True)
-    ended_at = FloatField(null=True)
+    not_before = FloatField(default=0.0)
+    ended_at = FloatField(null=True, index=True)
     """When the peer took the report, or we gave up."""
     end = CharField(default="")
     """How it ended, in words."""

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,10 @@ class _Requests:
         except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged dataset
             _log.warning("a request for storage commitment from %s cannot be read", peer)
             return _INVALID_VALUE
-        if not references or not all(UID(u).is_valid for u in (transaction, *sum(references, ()))):
-            return _INVALID_VALUE
         if len(references) > _MOST_INSTANCES:
             return _RESOURCE_LIMITATION
+        if not references or not all(UID(u).is_valid for u in chain([transaction], *references)):
+            return _INVALID_VALUE
         known = self._note(peer, transaction, json.dumps(sorted(references)))
         if known is None:
             _log.warning("%s used one Transaction UID for two requests", peer)

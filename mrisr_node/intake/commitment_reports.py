@@ -25,7 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from mrisr_node import records
-from mrisr_node.delays import Jitter, jitter, retry_delay
+from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.records import CommitmentReport, CommitmentRequest, Instance, Rejection
@@ -67,12 +67,10 @@ class CommitmentReports:
 
     def round(self) -> None:
         """Send what is due now."""
-        due = CommitmentReport.select().where(
-            CommitmentReport.ended_at.is_null(), CommitmentReport.not_before <= time.time()
-        )
-        for report in list(due.order_by(CommitmentReport.id)):
+        owed = CommitmentReport.select().where(CommitmentReport.ended_at.is_null())
+        for report in list(owed.order_by(CommitmentReport.id)):
             address = self._settings.peer_address(report.peer)
-            if address is not None:
+            if address is not None and is_due(report.not_before, time.time()):
                 self._send(report, Destination(*address, report.peer, self._settings.ae_title))
         if time.monotonic() - self._forgot > 3600:
             self._forgot = time.monotonic()

@@ -8,6 +8,7 @@ import socket
 import time
 
 from mrisr_node import records
+from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import SENDING, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State
@@ -36,7 +37,7 @@ def recover(queues: Queues) -> int:
             # series must never wait for ever.
             series.move(State.FAILED, "the series was queued without a job; try it again")
             continue
-        if job.not_before > time.time() or not _free(job):
+        if not is_due(job.not_before, time.time()) or not _free(job):
             continue
         queue = queue_of(Stage(job.stage) if job.stage else stages_of(Recipe(job.recipe))[0])
         if queue not in waiting:

@@ -15,7 +15,7 @@ from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.beats import alive
-from mrisr_node.delays import Jitter, jitter, retry_delay
+from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
 from mrisr_node.errors import (
     DeliveryError,
     NodeError,
@@ -97,7 +97,7 @@ class Worker:
         with records.transaction():
             job: Job | None = Job.get_or_none(Job.id == job_id)
             now = time.time()
-            if job is None or not _wanted(job) or job.not_before > now:
+            if job is None or not _wanted(job) or not is_due(job.not_before, now):
                 return None
             stage = _current(job)
             if queue_of(stage) is not queue:

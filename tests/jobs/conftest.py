@@ -71,6 +71,7 @@ def deliver():
             reason = Series.get_by_id(job.series_id).reason
             delays += [float(delay) for delay in re.findall(r"next try in (\d+) s", reason)]
             Job.update(not_before=0).execute()
+            time.sleep(0.05)
         return delays
 
     return run

@@ -1,15 +1,16 @@
 """A PACS on its worst days: down, refusing, slow, lying, and well again."""
 
-import subprocess
-import sys
-from pathlib import Path
+import json
+import socket
 
 import pytest
 from bad_pacs import bad_pacs
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
+from typer.testing import CliRunner
 
-from mrisr_node.delays import LONGEST_DELAY, retry_delay
+from mrisr_node.cli import app
+from mrisr_node.delays import LONGEST_DELAY, is_due, retry_delay
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.jobs import work
@@ -51,6 +52,11 @@ def _files(settings, job):
     return sorted((settings.work_dir / str(job.id) / "result").glob("*.dcm"))
 
 
+def _command(settings, *arguments):
+    environment = {"MRISR_DATA_DIR": str(settings.data_dir)}
+    return CliRunner().invoke(app, ["send-again", *map(str, arguments)], env=environment)
+
+
 def _uids(settings, job):
     return {reference_of(path)[1] for path in _files(settings, job)}
 
@@ -60,6 +66,8 @@ def test_delays_grow_to_an_hour_and_differ_by_chance():
     assert retry_delay(2, 5.0, lambda: 0.5) == 7.5
     assert retry_delay(10_000, 5.0, lambda: 0.0) == LONGEST_DELAY
     assert len({retry_delay(3, 5.0) for _ in range(20)}) > 1
+    # A clock that went back by more than the longest delay does not hold anything up.
+    assert [is_due(at, 1e9) for at in (0, 1e9 - 1, 1e9 + 60, 1e9 + 3601)] == [1, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -155,20 +163,13 @@ def test_all_dead_letters_are_sent_again_at_once(settings, pacs, deliverable, de
     for job in jobs:
         deliver(settings, job)
     assert len(dead_letters()) == 3
-    tool = Path(sys.executable).with_name("mrisr-node")
-    environment = {"MRISR_DATA_DIR": str(settings.data_dir), "PATH": "/usr/bin"}
-    command = [sys.executable, "-m", "mrisr_node.cli", "send-again"]
-    assert tool.exists()
-    one = subprocess.run(
-        [*command, str(jobs[0].series_id)], env=environment, capture_output=True, text=True
-    )
-    assert one.stdout == "1 result sent again\n", one.stderr
-    again = subprocess.run(
-        [*command, str(jobs[0].series_id)], env=environment, capture_output=True, text=True
-    )
-    assert (again.returncode, "has no result that" in again.stderr) == (1, True)
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 2
-    assert send_all_again(settings) == 2
+    one = _command(settings, jobs[0].series_id)
+    assert (one.exit_code, one.output) == (0, "1 result sent again\n")
+    again = _command(settings, jobs[0].series_id)
+    assert (again.exit_code, "has no result that" in again.output) == (1, True)
+    assert _command(settings).exit_code == 2
+    assert _command(settings, "--all").output == "2 results sent again\n"
+    assert send_all_again(settings) == 0
     assert dead_letters() == []
     assert {series.state for series in Series.select()} == {State.QUEUED}
     pacs.mood = "good"
@@ -239,8 +240,6 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
 
 
 def _where(job):
-    import json
-
     result = json.loads(job.outcome)["result"]
     return result["study_instance_uid"], result["series_instance_uid"]
 
@@ -279,8 +278,6 @@ def test_c_store_to_a_pacs_that_refuses_breaks_off_or_takes_for_ever(
 
 
 def test_a_pacs_that_accepts_the_connection_and_says_nothing(settings, deliverable):
-    import socket
-
     job = deliverable(settings)
     with socket.create_server(("127.0.0.1", settings.pacs_port)):
         chosen = settings.model_copy(update={"delivery": Delivery.CSTORE, "network_timeout": 0.5})
