@@ -145,6 +145,7 @@ class Instance(_Record):
     """A SOP instance on the spool; the row exists only once its file is durable."""
 
     series = ForeignKeyField(Series, backref="instances", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     sop_instance_uid = CharField(unique=True)
     path = CharField(index=True)
     sha256 = CharField()
