@@ -103,9 +103,14 @@ def jobs(
         received = time.strftime("%m-%d %H:%M", time.localtime(row.received_at))
         table.add_row(
             str(row.id), received, plain(row.description), str(row.instances), row.state,
-            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(row.reason),
+            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(_reason(row)),
         )  # fmt: skip
     out.print(table)
+
+
+def _reason(row: SeriesOverview) -> str:
+    deleted = "local copies deleted" if row.copies_deleted_at else ""
+    return "; ".join(filter(None, (row.reason, deleted)))
 
 
 def _left(row: SeriesOverview) -> str:

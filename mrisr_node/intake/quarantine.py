@@ -120,7 +120,7 @@ class Quarantine:
         if outcome == StoreOutcome.DIFFERENT:
             return Release(False, "refused again: the same SOP instance is here with other content")
         # Only now: a crash before leaves it in both places, and releasing it again mends that.
-        self._remove(row)
+        self.remove(row)
         series = Instance.get(Instance.sop_instance_uid == sop_instance_uid).series_id
         if outcome == StoreOutcome.SAME:
             return Release(True, "it was taken in before, with the same content", series)
@@ -134,7 +134,7 @@ class Quarantine:
         NotInQuarantine
             There is no such object.
         """
-        self._remove(_row(key))
+        self.remove(_row(key))
 
     def _take_in(self, path: Path, sender: str) -> tuple[str, str]:
         """Do what the receiver does with an instance that arrives; return outcome and UID."""
@@ -152,7 +152,7 @@ class Quarantine:
         header = screen(encoded, str(said.get("MediaStorageSOPClassUID", "")), uid)
         return spool.store(header, encoded, sender), uid
 
-    def _remove(self, row: Rejection) -> None:
+    def remove(self, row: Rejection) -> None:
         """Delete row and file; in this order, so that no row is left that names no file."""
         Rejection.delete().where(Rejection.id == row.id).execute()
         path = self._file(row)

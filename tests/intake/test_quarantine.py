@@ -118,7 +118,7 @@ def test_a_release_that_was_cut_off_is_finished_by_the_next(settings, quarantine
     [entry] = quarantine.entries()
     Series.delete().execute()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Quarantine, "_remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Quarantine, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             quarantine.release(entry.key)
     assert quarantine.count() == Instance.select().count() == 1
