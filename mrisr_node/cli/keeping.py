@@ -7,13 +7,14 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mrisr_node.cli.console import app, command, out, plain
+from mrisr_node.cli.console import app, command, err, out, plain, progress_bar
 from mrisr_node.settings import load_settings
 
 if TYPE_CHECKING:
@@ -113,3 +114,40 @@ def delete(
     for key in keys:
         kept.delete(key)
     out.print(f"{number} deleted")
+
+
+@command
+def backup(
+    to: Annotated[Path, typer.Argument(help="a folder, or the tar file to write")],
+) -> None:
+    """Back up the node, also while it runs; not the storage of Orthanc."""
+    from mrisr_node.node.backup import back_up
+
+    with progress_bar() as bar:
+        task = bar.add_task("backup", total=None)
+        made = back_up(
+            load_settings(), to, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for name in made.damaged:
+        err.print(f"missing or altered in the node: {name}", style="red", markup=False)
+    out.print(f"{made.path}: {made.files} files, {decimal(made.size)}", markup=False)
+    raise typer.Exit(1 if made.damaged else 0)
+
+
+@command
+def restore(
+    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a backup")],
+) -> None:
+    """Bring a node back from a backup, into an empty data_dir."""
+    from mrisr_node.node.backup import restore as bring_back
+
+    settings = load_settings()
+    with progress_bar() as bar:
+        task = bar.add_task("comparing with the manifest", total=None)
+        made = bring_back(
+            settings, source, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    size = decimal(made.size)
+    out.print(
+        f"{made.files} files, {size}, are in {settings.data_dir}; start the node", markup=False
+    )
