@@ -30,6 +30,7 @@ from peewee import (
 
 from mrisr_node.errors import NodeError
 from mrisr_node.logs import get_logger
+from mrisr_node.migrations import up_to_date
 
 __all__ = [
     "ACTIVE",
@@ -118,6 +119,8 @@ class Series(_Record):
     received_at = FloatField(default=time.time)
     last_instance_at = FloatField(default=time.time, index=True)
     expected_instances = IntegerField(null=True)
+    copies_deleted_at = FloatField(null=True)
+    """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
 
     def move(self, to: State, reason: str = "") -> None:
         """Change the state, in one transaction with the line that says when and why.
@@ -156,8 +159,9 @@ class Instance(_Record):
     """A SOP instance on the spool; the row exists only once its file is durable."""
 
     series = ForeignKeyField(Series, backref="instances", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     sop_instance_uid = CharField(unique=True)
-    path = CharField()
+    path = CharField(index=True)
     sha256 = CharField()
     size = IntegerField()
     sender = CharField(default="")
@@ -173,6 +177,8 @@ class Rejection(_Record):
     path = CharField()
     reason = TextField()
     sender = CharField(default="")
+    address = CharField(default="")
+    """Of the peer that sent it, where it is known."""
     at = FloatField(default=time.time)
 
 
@@ -302,7 +308,13 @@ _TABLES = [
 
 
 def open_records(path: Path) -> None:
-    """Open the database file for this process, and make what is missing of it."""
+    """Open the database file for this process, bring it up to date and make what is missing of it.
+
+    Raises
+    ------
+    SettingsError
+        A newer version of the node has written it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Descriptions, names and password hashes: for us alone, wherever the folder lies.
     if not path.exists():
@@ -318,7 +330,7 @@ def open_records(path: Path) -> None:
         },
     )
     database.initialize(engine)
-    with engine.atomic("IMMEDIATE"):
+    with up_to_date(engine, path):
         engine.create_tables(_TABLES)
 
 

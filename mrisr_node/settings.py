@@ -242,6 +242,23 @@ class Settings(BaseSettings):
         " the PACS is known already",
     )
 
+    # Local copies: deleted only once the PACS shows the originals, and of what is done the result
+    retention_days: float | None = Field(
+        default=30.0, gt=0, description="days that copies of a finished series stay; none: for ever"
+    )
+    retention_failed_days: float | None = Field(
+        default=90.0, gt=0, description="the same for skipped and failed series"
+    )
+    retention_quarantine_days: float | None = Field(
+        default=90.0, gt=0, description="the same for quarantine"
+    )
+    retention_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="above this size of spool, quarantine and job folders together, the oldest"
+        " finished series' copies go before their time; none: no limit",
+    )
+
     # Front door
     web_host: str = Field(default="127.0.0.1", description="address the front door listens on")
     web_port: Port = Field(default=8080, description="TCP port of the front door")

@@ -103,7 +103,7 @@ def jobs(
         received = time.strftime("%m-%d %H:%M", time.localtime(row.received_at))
         table.add_row(
             str(row.id), received, plain(row.description), str(row.instances), row.state,
-            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(row.reason),
+            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(_reason(row)),
         )  # fmt: skip
     out.print(table)
 
@@ -132,6 +132,11 @@ def send_again(
             dead_letters.send_again(settings, one)
         sent = len(series or [])
     out.print(f"{sent} result{'' if sent == 1 else 's'} sent again")
+
+
+def _reason(row: SeriesOverview) -> str:
+    deleted = "local copies deleted" if row.copies_deleted_at else ""
+    return "; ".join(filter(None, (row.reason, deleted)))
 
 
 def _left(row: SeriesOverview) -> str:

@@ -259,6 +259,7 @@ class StorageProvider:
 
     def _store(self, event: Any, sender: str) -> int:  # noqa: ANN401 - pynetdicom's event
         encoded: bytes = event.encoded_dataset()
+        address = str(event.assoc.requestor.address)
         self._spool.check_space(len(encoded))
         draft = self._spool.draft(encoded)
         try:
@@ -273,11 +274,11 @@ class StorageProvider:
                 )
             except Rejected as error:
                 _log.warning("instance from %s put into quarantine: %s", sender, error)
-                self._spool.reject(draft, str(error), sender)
+                self._spool.reject(draft, str(error), sender, address=address)
                 return error.status
             finally:
                 syncing.wait()
-            outcome = self._spool.store(header, draft, sender)
+            outcome = self._spool.store(header, draft, sender, address)
         finally:
             draft.drop()
         return _DUPLICATE if outcome is StoreOutcome.DIFFERENT else _SUCCESS

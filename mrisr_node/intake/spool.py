@@ -119,7 +119,7 @@ class Spool:
             raise
         return Draft(path, hashlib.sha256(encoded).hexdigest(), len(encoded))
 
-    def store(self, header: Header, draft: Draft, sender: str) -> StoreOutcome:
+    def store(self, header: Header, draft: Draft, sender: str, address: str = "") -> StoreOutcome:
         """Keep a synced draft; return what became of it once that is durable.
 
         An instance that comes again with the same bytes is kept once. The same UID with other bytes
@@ -132,7 +132,7 @@ class Spool:
         outcome = self._commits.add(_Kept(header, draft, sender, path))
         if outcome is StoreOutcome.DIFFERENT:
             reason = "the same SOP instance came before with other content"
-            self.reject(draft, reason, sender, header.sop_instance_uid)
+            self.reject(draft, reason, sender, header.sop_instance_uid, address)
         draft.drop()
         return outcome
 
@@ -193,8 +193,15 @@ class Spool:
             for name in names.keys() - {row.path for row in rows}:
                 names[name].unlink(missing_ok=True)
 
-    def reject(self, draft: Draft, reason: str, sender: str, sop_instance_uid: str = "") -> None:
-        """Keep an object that is not accepted, once, with its reason."""
+    def reject(
+        self,
+        draft: Draft,
+        reason: str,
+        sender: str,
+        sop_instance_uid: str = "",
+        address: str = "",
+    ) -> None:
+        """Keep an object that is not accepted, once, with its reason and where it came from."""
         draft.sync()
         path = self._quarantine / f"{draft.sha256[:40]}.dcm"
         with suppress(FileExistsError):
@@ -202,7 +209,11 @@ class Spool:
         _sync_folder(self._quarantine)
         if not Rejection.select().where(Rejection.path == path.name).exists():
             Rejection.create(
-                path=path.name, reason=reason, sender=sender, sop_instance_uid=sop_instance_uid[:64]
+                path=path.name,
+                reason=reason,
+                sender=sender,
+                sop_instance_uid=sop_instance_uid[:64],
+                address=address,
             )
 
     def paths(self, series: Series) -> list[Path]:

@@ -30,6 +30,8 @@ class SeriesOverview:
     reason: str
     received_at: float
     state_at: float
+    copies_deleted_at: float | None
+    """When the files of its instances were deleted here; the PACS has them."""
     recipe: str | None
     stage: str | None
     progress: float
@@ -86,6 +88,7 @@ def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attr
         reason=series.reason,
         received_at=series.received_at,
         state_at=series.state_at,
+        copies_deleted_at=series.copies_deleted_at,
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,

@@ -89,9 +89,12 @@ class Reconciler:
     def _look_at(self, found: dict[str, Any]) -> bool:
         tags = found["MainDicomTags"]
         uid, there = tags.get("SeriesInstanceUID", ""), len(found["Instances"])
-        if not found.get("IsStable") or not there or self._ours(uid) or self._old(found):
+        if not found.get("IsStable") or not there or self._ours(uid):
             return False
         known = Series.get_or_none(Series.series_instance_uid == uid)
+        awaited = known is not None and known.state == State.RECEIVING.value
+        if self._old(found) and not awaited:
+            return False
         if known is not None:
             here = Instance.select().where(Instance.series == known).count()
             state = State(known.state)

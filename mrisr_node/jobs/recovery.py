@@ -60,8 +60,9 @@ def retry(series_id: int) -> None:
         series = Series.get_by_id(series_id)
         series.move(State.QUEUED, "tried again")
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-        if last is None:
-            # It failed before it had a job: completeness and selection have to look at it first.
+        if last is None or series.copies_deleted_at is not None:
+            # It failed before it had a job, or has to be sent again: completeness and selection
+            # have to look at it first.
             series.move(State.RECEIVING, "tried again")
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:

@@ -22,6 +22,7 @@ from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.metrics import metrics_router
 from mrisr_node.web.problems import install_problem_handlers
+from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.viewer import Viewer
 
@@ -58,7 +59,16 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/", include_in_schema=False)
     async def front_page(request: Request) -> Response:
         person = request.state.person
-        return templates.TemplateResponse(request, "series.html", {"person": person})
+        return templates.TemplateResponse(
+            request, "series.html", {"person": person, "here": "series"}
+        )
+
+    @app.get("/quarantine", include_in_schema=False)
+    async def quarantine_page(request: Request) -> Response:
+        person = request.state.person
+        return templates.TemplateResponse(
+            request, "quarantine.html", {"person": person, "here": "quarantine"}
+        )
 
     @app.get("/viewer", include_in_schema=False)
     async def viewer() -> Response:
@@ -69,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(metrics_router(settings, health))
     app.include_router(sign_in_router(settings, templates))
     app.include_router(jobs_router(settings))
+    app.include_router(quarantine_router(settings))
     app.include_router(gateway_router(settings))
     app.mount("/pages", _Assets(directory=_PAGES))
     app.mount("/viewer", Viewer(settings))

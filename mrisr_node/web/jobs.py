@@ -62,6 +62,9 @@ class JobView(BaseModel):
     reason: str
     received_at: float = Field(description="seconds since 1970")
     state_at: float = Field(description="when it came into this state, seconds since 1970")
+    copies_deleted_at: float | None = Field(
+        description="when its files were deleted here, past retention; the PACS has them"
+    )
     recipe: str | None
     stage: str | None
     stage_name: str | None = Field(description="the stage in words")
@@ -172,6 +175,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
         reason=row.reason,
         received_at=row.received_at,
         state_at=row.state_at,
+        copies_deleted_at=row.copies_deleted_at,
         recipe=row.recipe,
         stage=row.stage,
         stage_name=_STAGE_NAMES[Stage(row.stage)] if row.stage else None,

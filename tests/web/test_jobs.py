@@ -168,7 +168,7 @@ def test_a_series_that_moved_on_cannot_be_tried_again(tool, monkeypatch):
 
 def test_the_api_document_names_every_field(tool):
     document = tool.get("/api/openapi.json").json()
-    assert set(document["paths"]) == {
+    assert {path for path in document["paths"] if path.startswith("/api/jobs")} == {
         "/api/jobs", "/api/jobs/send-again", "/api/jobs/{series_id}",
         "/api/jobs/{series_id}/retry", "/api/jobs/{series_id}/send-again",
     }  # fmt: skip

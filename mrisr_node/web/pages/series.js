@@ -125,7 +125,9 @@ function fill(row, job) {
 
 function origin(job) {
   const expected = job.expected_instances ? ` of ${job.expected_instances}` : '';
-  return `${job.instances}${expected} images${job.sender ? ` from ${job.sender}` : ''}`;
+  const sender = job.sender ? ` from ${job.sender}` : '';
+  const deleted = job.copies_deleted_at ? ', local copies deleted' : '';
+  return `${job.instances}${expected} images${sender}${deleted}`;
 }
 
 function received(element, job) {
