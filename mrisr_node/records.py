@@ -80,9 +80,10 @@ ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
 DIED = "Died"
 """The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
 
-# A late slice re-opens a series from wherever it is.
+# A late slice re-opens a series from wherever it is. From there no way leads but completeness:
+# what was found out about the slices before the late one says nothing any more.
 _NEXT: dict[State, frozenset[State]] = {
-    State.RECEIVING: frozenset({State.COMPLETE, State.FAILED}),
+    State.RECEIVING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
     State.SKIPPED: frozenset({State.RECEIVING}),
     State.QUEUED: frozenset({State.PREPARING, State.FAILED, State.RECEIVING}),

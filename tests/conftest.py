@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from mrisr_node.node.orthanc import OrthancProcess, find_orthanc, storage_of
 from mrisr_node.node.sample import Acquisition, SampleSeries, write_sample
@@ -16,6 +18,14 @@ from mrisr_node.node.supervisor import Node
 from mrisr_node.settings import Settings, load_settings
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+# The same examples on every machine; `make fuzz` looks further, and differently each time.
+_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+hypothesis_settings.register_profile(
+    "tests", derandomize=True, database=None, max_examples=40, **_CALM
+)
+hypothesis_settings.register_profile("fuzz", max_examples=5000, print_blob=True, **_CALM)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 # The settings of whoever runs the tests must not reach them.
 for name in [name for name in os.environ if name.startswith("MRISR_")]:

@@ -11,7 +11,7 @@ from mrisr_node import records
 from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import SENDING, Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, Transition
 from mrisr_node.settings import Recipe
 
 __all__ = ["recover", "retry"]
@@ -60,9 +60,10 @@ def retry(series_id: int) -> None:
         series = Series.get_by_id(series_id)
         series.move(State.QUEUED, "tried again")
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-        if last is None or series.copies_deleted_at is not None:
-            # It failed before it had a job, or has to be sent again: completeness and selection
-            # have to look at it first.
+        gone = series.copies_deleted_at is not None
+        if last is None or gone or not _failed_in_a_job(series):
+            # It failed before it had a job, has to be sent again, or a late slice took the last
+            # job's worth: completeness and selection have to look at it first.
             series.move(State.RECEIVING, "tried again")
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
@@ -78,6 +79,15 @@ def retry(series_id: int) -> None:
                 lease_until=0.0,
                 finished_at=None,
             ).where(Job.id == last.id).execute()
+
+
+def _failed_in_a_job(series: Series) -> bool:
+    """Tell whether a series failed while it was processed, not while it was looked at."""
+    failed = Transition.select().where(
+        Transition.series == series, Transition.target == State.FAILED.value
+    )
+    last = failed.order_by(Transition.id.desc()).first()
+    return last is not None and State(last.source) in ACTIVE
 
 
 def _free(job: Job) -> bool:

@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,7 +146,10 @@ class Worker:
             stage = following(recipe, stage)
             job.stage, job.progress = (stage.value if stage else ""), 0.0
             if stage is not None:
-                job.save(only=[Job.stage, Job.progress, Job.attempts])
+                # Not where the job was taken over meanwhile, and may be further on.
+                Job.update(stage=job.stage, progress=0.0, attempts=job.attempts).where(
+                    Job.id == job.id, Job.lease_owner == self._owner
+                ).execute()
         if stage is None:
             self._end(job, State.DONE, ". ".join(("the result is in the PACS", *_remarks(job))))
             shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
@@ -175,7 +178,7 @@ class Worker:
             sources=tuple(self._spool.paths(series)),
             settings=self._settings,
             recipe=Recipe(job.recipe),
-            progress=_ProgressWriter(job.id),
+            progress=_ProgressWriter(job.id, lambda: self._require_mine(job)),
             remarks=_remarks(job),
         )
         try:
@@ -184,10 +187,8 @@ class Worker:
             kind = type(error).__name__
             Failure.create(series=job.series_id, stage=stage.value, kind=kind)
             raise
-        self._require_mine(job)
         run.seconds, run.finished = time.monotonic() - started, True
         run.peak_bytes = _peak_memory()
-        run.save()
         known = outcome(workspace)
         job.outcome = json.dumps(known)
         if stage is Stage.WRITE:
@@ -197,8 +198,12 @@ class Worker:
             job.delivered_at = time.time()
         elif stage is Stage.COMMIT:
             job.committed_at = known.get("commitment", {}).get("committed_at")
-        job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances,
-                       Job.delivered_at, Job.committed_at])  # fmt: skip
+        # What was found out counts only if the job still does when it is written down.
+        with records.transaction():
+            self._require_mine(job)
+            run.save()
+            job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances,
+                           Job.delivered_at, Job.committed_at])  # fmt: skip
 
     def _allowed(self, stage: Stage) -> int:
         """Return how often a stage may be tried; delivery waits for a PACS that is down."""
@@ -245,11 +250,13 @@ class Worker:
         if state is State.FAILED and job.stage in SENDING:
             reason += ". The result is kept and can be sent again"
         with records.transaction():
-            if self._mine(job):
-                Series.get_by_id(job.series_id).move(state, reason)
-                job.finished_at = time.time()
-                job.save(only=[Job.finished_at, Job.stage])
-                self._release(job)
+            if not self._mine(job):
+                self._leave(job)
+                return
+            Series.get_by_id(job.series_id).move(state, reason)
+            job.finished_at = time.time()
+            job.save(only=[Job.finished_at, Job.stage])
+            self._release(job)
         _log.info("job %d %s: %s", job.id, state.value, reason)
 
     def _leave(self, job: Job) -> None:
@@ -331,16 +338,24 @@ def _remarks(job: Job) -> tuple[str, ...]:
 
 
 class _ProgressWriter:
-    """Writes progress to the records, at most once a second."""
+    """Writes progress to the records, at most once a second, while the job still counts.
 
-    def __init__(self, job_id: int) -> None:
+    Parameters
+    ----------
+    require
+        Raises where it does not: nobody waits for the minutes that the stage would go on.
+    """
+
+    def __init__(self, job_id: int, require: Callable[[], None]) -> None:
         self._job_id = job_id
+        self._require = require
         self._written = 0.0
 
     def __call__(self, part: float) -> None:
         now = time.monotonic()
         if now - self._written >= _PROGRESS_EVERY:
             self._written = now
+            self._require()
             Job.update(progress=part).where(Job.id == self._job_id).execute()
 
 

@@ -141,6 +141,22 @@ def test_a_late_slice_supersedes_the_job_that_runs(settings, job, monkeypatch):
     assert not StageRun.select().where(StageRun.finished).exists()
 
 
+def test_a_late_slice_ends_the_stage_that_runs(settings, job, monkeypatch):
+    went_on = []
+
+    def long_stage(workspace):
+        workspace.progress(0.1)
+        _series(job).move(State.RECEIVING, "late slice")
+        workspace.progress._written -= 10
+        workspace.progress(0.2)
+        went_on.append(True)
+
+    _only(monkeypatch, Stage.CONVERT, long_stage)
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert not went_on
+    assert Job.get_by_id(job.id).finished_at is not None
+
+
 def test_a_worker_that_lost_its_lease_records_nothing(settings, job, monkeypatch):
     def slow(_):
         Job.update(lease_owner="elsewhere:1:x", lease_until=time.time() + 60).execute()

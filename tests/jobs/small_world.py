@@ -1,0 +1,303 @@
+"""A whole node but for the computing: real spool, records, queues, assembly, recovery, workers.
+
+The clock is a number, the PACS a dictionary, and every stage a function that reads what it needs,
+keeps the order of things, and fails when it is told to. Everything else is the node's own code on
+a real SQLite file.
+
+Between any two statements that one process sends to the database outside of a transaction, another
+process may act, or the first one may die: ``World.run`` lets either happen at a chosen step.
+"""
+
+import contextlib
+import functools
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from unittest import mock
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from mrisr_node import records
+from mrisr_node.errors import DeliveryError, SeriesError, StageError
+from mrisr_node.identity import derive_uid
+from mrisr_node.intake import assembly
+from mrisr_node.intake.screening import screen
+from mrisr_node.intake.spool import Spool
+from mrisr_node.jobs import pipeline
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import recover
+from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
+from mrisr_node.jobs.work import Worker
+from mrisr_node.records import Job, Series, open_records
+from mrisr_node.settings import Recipe, Settings
+
+SERIES = ("2.25.11", "2.25.12")
+SLICES = 7
+FAILURES = {
+    "series": SeriesError("the slices are of cheese"),
+    "stage": StageError("no such network"),
+    "surprise": RuntimeError("out of tea"),
+    "delivery": DeliveryError("the PACS is down"),
+}
+
+
+class Killed(BaseException):
+    """What SIGKILL would do: nothing after it runs, and open transactions come to nothing."""
+
+
+def instance_uid(series: int, number: int) -> str:
+    return f"{SERIES[series]}.{number + 1}"
+
+
+@functools.cache
+def encoded_slice(series: int, number: int, *, altered: bool = False) -> bytes:
+    """Return a small MR instance as a scanner would send it."""
+    d = Dataset()
+    d.SOPClassUID, d.SOPInstanceUID = MRImageStorage, instance_uid(series, number)
+    d.StudyInstanceUID, d.SeriesInstanceUID = "2.25.1", SERIES[series]
+    d.Modality, d.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M"]
+    d.PhotometricInterpretation, d.SamplesPerPixel = "MONOCHROME2", 1
+    d.Rows = d.Columns = 4
+    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 12, 11, 0
+    d.PixelSpacing, d.SliceThickness = [1, 1], 5
+    d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    d.ImagePositionPatient = [0, 0, 5 * number]
+    d.PixelData = bytes([altered]) * 32
+    d.file_meta = FileMetaDataset()
+    d.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
+    d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = BytesIO()
+    d.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@functools.cache
+def _dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@dataclass
+class Pacs:
+    """What was stored, and what its QIDO-RS answers about the originals."""
+
+    results: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The source instances of each result series that it shows."""
+    expected: dict[str, int | None] = field(default_factory=dict)
+
+
+class World:
+    """One node from its first start on; `restart` is a new life of all its processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pacs = Pacs()
+        self.now = 1_800_000_000.0
+        self.made_of: dict[str, frozenset[str]] = {}
+        """The sources of every result ever stored."""
+        self.failures: list[str] = []
+        """What the next stages do, in order; empty or unknown: they succeed."""
+        self.before_selection: Callable[[], None] = lambda: None
+        self._steps_left: int | None = None
+        self._then: Callable[[], None] = lambda: None
+        self.deaths = 0
+        self._dead = _dead_process()
+        self._patches = contextlib.ExitStack()
+        self._patches.enter_context(mock.patch.object(time, "time", self.clock))
+        self._patches.enter_context(mock.patch.object(assembly, "select", self._select))
+        stages = {stage: self._stage(stage) for stage in Stage}
+        self._patches.enter_context(mock.patch.dict(pipeline._STAGES, stages))
+        self.restart()
+
+    def close(self) -> None:
+        records.database.close()
+        self._patches.close()
+
+    def clock(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+    def restart(self) -> None:
+        """Start every process anew on the same files; what the old ones held is left behind."""
+        if records.database.obj is not None:
+            records.database.close()
+        open_records(self.settings.database_path)
+        self._watch_statements()
+        self._spool = Spool(self.settings.spool_dir, self.settings.quarantine_dir, 0)
+        self._assembly = assembly.Assembly(
+            self.settings, lambda _study, series: self._asked(series), self.clock
+        )
+        self.queues = Queues(self.settings)
+        self.workers = [Worker(self.settings), Worker(self.settings)]
+
+    # What the processes of a node do.
+
+    def receive(self, series: int, number: int, sender: str, *, altered: bool = False) -> str:
+        encoded = encoded_slice(series, number, altered=altered)
+        header = screen(encoded, MRImageStorage, instance_uid(series, number))
+        return self._spool.store(header, encoded, sender)
+
+    def sweep(self) -> None:
+        """One round of `jobs/rounds` over the received series."""
+        for job in self._assembly.sweep():
+            self.queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+
+    def recover(self) -> None:
+        recover(self.queues)
+
+    def work(self, queue: Queue, worker: int = 0) -> bool:
+        """Take one message, as Huey does: it is gone before the work begins."""
+        task = self.queues._hueys[queue].dequeue()
+        if task is None:
+            return False
+        self.wake(queue, int(task.args[0]), worker)
+        return True
+
+    def wake(self, queue: Queue, job: int, worker: int = 0) -> None:
+        """Deliver a message, or one that came twice or too late."""
+        held = self.workers[worker]
+        try:
+            held.advance(queue, job)
+        except Killed:
+            self._bury(held)
+            self.workers[worker] = Worker(self.settings)
+
+    def settle(self) -> None:
+        """Let time pass, without a fault, until nothing is left to do."""
+        self.failures = []
+        for _ in range(200):
+            self.now += 700
+            self.sweep()
+            self.recover()
+            while any([self.work(queue, worker) for queue in Queue for worker in (0, 1)]):
+                pass
+            if all(s.state in ("done", "failed", "skipped") for s in Series.select()):
+                return
+        raise AssertionError([(s.state, s.reason) for s in Series.select()])
+
+    # What may come between.
+
+    def run(self, action: Callable[[], object], step: int, then: Callable[[], None] | None) -> bool:
+        """Run `action`; at a step of it let something else happen, or, without `then`, kill it.
+
+        Returns
+        -------
+        bool
+            Whether it lived to its end.
+        """
+        self._steps_left, self._then = step, then or self._kill
+        try:
+            action()
+        except Killed:
+            return False
+        finally:
+            self._steps_left = None
+        return True
+
+    def step(self) -> None:
+        """Here another process may act."""
+        if self._steps_left is None:
+            return
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            self._steps_left = None
+            self._then()
+
+    @staticmethod
+    def _kill() -> None:
+        raise Killed
+
+    def _bury(self, worker: Worker) -> None:
+        """Give what a killed worker holds to a process that is gone, or to another machine's."""
+        host = socket.gethostname() if self.deaths % 2 else "elsewhere"
+        self.deaths += 1
+        owner = f"{host}:{self._dead}:dead"
+        Job.update(lease_owner=owner).where(Job.lease_owner == worker._owner).execute()
+
+    def _watch_statements(self) -> None:
+        engine = records.database.obj
+        execute, begin = engine.execute_sql, engine.begin
+
+        def watched(sql, params=None):
+            if not engine.in_transaction():
+                self.step()
+            return execute(sql, params)
+
+        def watched_begin(*arguments):
+            self.step()
+            return begin(*arguments)
+
+        engine.execute_sql, engine.begin = watched, watched_begin
+
+    def _asked(self, series: str) -> int | None:
+        self.step()
+        return self.pacs.expected.get(series)
+
+    def _select(self, datasets, rules):
+        self.step()
+        self.before_selection()
+        return self._selected(datasets, rules)
+
+    _selected = staticmethod(assembly.select)
+
+    # The stages, without the computing.
+
+    def _stage(self, stage: Stage) -> Callable[[pipeline.Workspace], None]:
+        def work(workspace: pipeline.Workspace) -> None:
+            self.step()
+            failure = self.failures.pop(0) if self.failures else ""
+            if failure in FAILURES and (stage in (Stage.STORE, Stage.CONFIRM)) == (
+                failure == "delivery"
+            ):
+                raise FAILURES[failure]
+            for path in workspace.sources:
+                assert path.is_file()
+            getattr(self, f"_{stage.value}", lambda _: None)(workspace)
+            self.step()
+
+        return work
+
+    def _convert(self, workspace: pipeline.Workspace) -> None:
+        uids = [str(dataset.SOPInstanceUID) for dataset in workspace.datasets()]
+        workspace.note("source", {"uids": uids})
+
+    def _write(self, workspace: pipeline.Workspace) -> None:
+        uids = workspace.read("source")["uids"]
+        workspace.note(
+            "result",
+            {
+                "study_instance_uid": "2.25.1",
+                "series_instance_uid": derive_uid(*uids),
+                "instances": len(uids),
+            },
+        )
+
+    def _store(self, workspace: pipeline.Workspace) -> None:
+        result = workspace.read("result")["series_instance_uid"]
+        self.pacs.results[result] = frozenset(workspace.read("source")["uids"])
+        self.made_of |= self.pacs.results
+
+    def _confirm(self, workspace: pipeline.Workspace) -> None:
+        if workspace.read("result")["series_instance_uid"] not in self.pacs.results:
+            raise DeliveryError("the PACS shows nothing")
+
+
+@contextlib.contextmanager
+def small_world(settings: Settings) -> Iterator[World]:
+    world = World(settings)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def sources_of(series: Series) -> frozenset[str]:
+    """Return the source instances that are on the spool."""
+    return frozenset(instance.sop_instance_uid for instance in series.instances)
