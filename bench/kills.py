@@ -37,7 +37,9 @@ def _draw(count: int, seed: int) -> list[harness.Kill]:
 
 def main() -> int:
     """Run it and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--load", type=int, default=4, help="series under way at any time")
     parser.add_argument("--seed", type=int, default=1)

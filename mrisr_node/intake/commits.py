@@ -1,13 +1,14 @@
 """Group commit: what several threads want durable at the same time becomes durable together.
 
-Syncing a folder and committing a row cost the same for one instance as for ten. A thread takes all
-that waits while the batch before it is being synced; nobody waits for others to come.
+Syncing a folder and committing a row cost the same for one instance as for ten. Whoever comes while
+a batch is being committed waits, and the first of those who waited then commits for all of them;
+nobody waits for others to come.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -21,7 +22,7 @@ _LARGEST = 32
 
 
 class Commits(Generic[_Item, _Outcome]):
-    """Collects items and has them committed in batches, by one thread.
+    """Has items committed in batches, by the threads that bring them.
 
     Parameters
     ----------
@@ -32,31 +33,21 @@ class Commits(Generic[_Item, _Outcome]):
 
     def __init__(self, commit: Callable[[Sequence[_Item]], list[_Outcome]]) -> None:
         self._commit = commit
-        self._waiting: queue.Queue[tuple[_Item, Future[_Outcome]]] = queue.Queue()
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._waiting: deque[tuple[_Item, Future[_Outcome]]] = deque()
+        self._committing = threading.Lock()
 
     def add(self, item: _Item) -> _Outcome:
         """Return the outcome of an item once it is durable; raise what its commit raised."""
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
-                self._thread.start()
         future: Future[_Outcome] = Future()
-        self._waiting.put((item, future))
+        self._waiting.append((item, future))
+        with self._committing:
+            # Perhaps it was part of the batch of whoever was here before.
+            while not future.done():
+                count = min(len(self._waiting), _LARGEST)
+                self._settle([self._waiting.popleft() for _ in range(count)])
         return future.result()
 
-    def _run(self) -> None:
-        while True:
-            batch = [self._waiting.get()]
-            while len(batch) < _LARGEST:
-                try:
-                    batch.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            self._settle(batch)
-
-    def _settle(self, batch: list[tuple[_Item, Future[_Outcome]]]) -> None:
+    def _settle(self, batch: Sequence[tuple[_Item, Future[_Outcome]]]) -> None:
         try:
             outcomes = self._commit([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - goes to whoever waits
@@ -66,5 +57,9 @@ class Commits(Generic[_Item, _Outcome]):
             for single in batch:
                 self._settle([single])
             return
+        except BaseException as error:
+            for _, future in batch:
+                future.set_exception(error)
+            raise
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             future.set_result(outcome)

@@ -28,10 +28,14 @@ def settings(make_settings, needs_orthanc):
 
 
 def test_killed_at_every_point(settings, tmp_path):
-    figures = kill_harness.run(settings, kill_harness.in_turns(kill_harness.every_point()), tmp_path, load=2)
+    figures = kill_harness.run(
+        settings, kill_harness.in_turns(kill_harness.every_point()), tmp_path, load=2
+    )
     print("\n".join(figures.lines()))
     assert not figures.not_reached
-    assert set(figures.kills) == {f"{kill.role}.{kill.point}" for kill in kill_harness.every_point()}
+    assert set(figures.kills) == {
+        f"{kill.role}.{kill.point}" for kill in kill_harness.every_point()
+    }
     assert figures.acknowledged == figures.series * kill_harness.SLICES
     assert figures.lost == 0
     assert not figures.unfinished

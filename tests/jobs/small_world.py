@@ -141,8 +141,10 @@ class World:
 
     def receive(self, series: int, number: int, sender: str, *, altered: bool = False) -> str:
         encoded = encoded_slice(series, number, altered=altered)
-        header = screen(encoded, MRImageStorage, instance_uid(series, number))
-        return self._spool.store(header, encoded, sender)
+        draft = self._spool.draft(encoded)
+        draft.sync()
+        header = screen(draft.path, MRImageStorage, instance_uid(series, number))
+        return self._spool.store(header, draft, sender)
 
     def sweep(self) -> None:
         """One round of `jobs/rounds` over the received series."""
