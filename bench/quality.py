@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--slices", action="append", help="thickness/gap in mm")
     parser.add_argument("--noise", default=0.0, type=float)
     parser.add_argument("--method", action="append")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-large")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-deep")
     parser.add_argument("--eclare", type=Path)
     parser.add_argument("--eclare-patches", default=ECLARE_PATCHES, type=int)
     parser.add_argument("--eclare-batch", default=16, type=int)
