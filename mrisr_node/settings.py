@@ -7,7 +7,6 @@ TOML file (``MRISR_CONFIG``, else ``mrisr.toml`` in the working directory, else
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import secrets
@@ -15,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mrisr_node.addresses import Address, AETitle, Network, Port
 from mrisr_node.errors import SettingsError
 from mrisr_node.logs import LogFormat
 
@@ -70,15 +70,6 @@ class StorageCommitment(StrEnum):
     OFF = "off"
 
 
-def _ae_title(value: str) -> str:
-    """PS3.5 6.2: at most 16 printable characters, no backslash, not only spaces."""
-    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable():
-        raise ValueError("an AE title is 1 to 16 printable ASCII characters")
-    if "\\" in value:
-        raise ValueError("an AE title holds no backslash")
-    return value.strip()
-
-
 def _one_or_several(value: object) -> object:
     """Take one name or path as it is, so that nobody has to write JSON for the usual case."""
     if isinstance(value, str) and value.lstrip().startswith("["):
@@ -87,22 +78,6 @@ def _one_or_several(value: object) -> object:
     return tuple(str(entry) if isinstance(entry, Path) else entry for entry in entries)
 
 
-def _network(value: str) -> str:
-    """Return an address or network in its usual form."""
-    return str(ipaddress.ip_network(value.strip()))
-
-
-def _address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("an address is host:port, e.g. 10.1.2.3:104")
-    return value
-
-
-Network = Annotated[str, AfterValidator(_network)]
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Address = Annotated[str, AfterValidator(_address)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 _Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
 
 

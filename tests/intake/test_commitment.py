@@ -12,7 +12,6 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from mrisr_node.intake import commitment
 from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import Destination, send_files
@@ -228,8 +227,7 @@ def test_a_peer_without_an_address_that_does_not_wait_is_not_lost(settings, stor
     assert CommitmentReport.get().ended_at is None
 
 
-def test_what_cannot_be_asked_is_refused(settings, receiver, stored, monkeypatch):
-    monkeypatch.setattr(commitment, "_MOST_INSTANCES", 5)
+def test_what_cannot_be_asked_is_refused(settings, receiver, stored):
     with _asking(settings, "NOBODY") as peer:
         assert _ask(peer, stored)[0] == 0x0124
     with _asking(settings) as peer:
@@ -237,7 +235,8 @@ def test_what_cannot_be_asked_is_refused(settings, receiver, stored, monkeypatch
         assert _ask(peer, stored, instance="1.2.3")[0] == 0x0112
         assert _ask(peer, [])[0] == 0x0115
         assert _ask(peer, [(MRImageStorage, "")])[0] == 0x0115
-        assert _ask(peer, stored * 2)[0] == 0x0213
+        many = [(MRImageStorage, f"1.2.{number}") for number in range(20_001)]
+        assert _ask(peer, many)[0] == 0x0213
         status, _ = peer.send_n_action(
             None, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
         )

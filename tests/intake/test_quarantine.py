@@ -68,7 +68,7 @@ def test_what_the_door_refused_is_listed_with_reason_and_origin(
     [entry] = quarantine.entries()
     assert quarantine.count() == 1
     assert "other content" in entry.reason
-    assert (entry.sender, entry.address) == ("ORTHANC", "")
+    assert (entry.sender, entry.address) == ("ORTHANC", "127.0.0.1")
     assert entry.size > 32 * 32
     assert quarantine.entry(entry.key) == entry
 

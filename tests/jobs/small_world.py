@@ -141,10 +141,12 @@ class World:
 
     def receive(self, series: int, number: int, sender: str, *, altered: bool = False) -> str:
         encoded = encoded_slice(series, number, altered=altered)
-        draft = self._spool.draft(encoded)
+        # Each time another receiver process: it may come while one is in the middle of a commit.
+        spool = Spool(self.settings.spool_dir, self.settings.quarantine_dir, 0)
+        draft = spool.draft(encoded)
         draft.sync()
         header = screen(draft.path, MRImageStorage, instance_uid(series, number))
-        return self._spool.store(header, draft, sender)
+        return spool.store(header, draft, sender)
 
     def sweep(self) -> None:
         """One round of `jobs/rounds` over the received series."""
