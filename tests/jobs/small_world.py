@@ -180,7 +180,7 @@ class World:
             self.now += 700
             self.sweep()
             self.recover()
-            while any([self.work(queue, worker) for queue in Queue for worker in (0, 1)]):
+            while any([self.work(q, w) for q in Queue for w in (0, 1)]):  # noqa: C419 - each works
                 pass
             if all(s.state in ("done", "failed", "skipped") for s in Series.select()):
                 return

@@ -257,7 +257,7 @@ class Interleavings(RuleBasedStateMachine):
         elif word == "recover":
             self.world.recover()
         elif word == "work":
-            while any([self.world.work(queue, 1) for queue in Queue]):
+            while any([self.world.work(q, 1) for q in Queue]):  # noqa: C419 - each works
                 pass
         elif word == "retry":
             for series in Series.select().where(Series.state == State.FAILED.value):
