@@ -327,7 +327,7 @@ def open_records(path: Path) -> None:
             # An acknowledged instance must survive a power cut; WAL's default syncs too rarely.
             "synchronous": "full",
             "foreign_keys": 1,
-            "busy_timeout": 30_000,
+            "busy_timeout": 20_000,
         },
     )
     database.initialize(engine)

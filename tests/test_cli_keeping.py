@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from mrisr_node.records import Rejection, Series, open_records
 from tests.spooling import refuse
 
-TOOL = Path(sys.executable).with_name("mrisr-node")
+TOOL = (sys.executable, "-m", "mrisr_node.cli")
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def settings(make_settings, tmp_path):
 
 def _run(settings, *arguments, words=""):
     return subprocess.run(
-        [TOOL, *map(str, arguments)],
+        [*TOOL, *map(str, arguments)],
         env=os.environ | {"MRISR_DATA_DIR": str(settings.data_dir), "COLUMNS": "200"},
         input=words, capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -112,8 +112,9 @@ def back_up(
             manifest, damaged = _write(settings, file, Path(folder), progress)
         draft.replace(target)
         _sync(target.parent)
-    except OSError as error:
-        raise BackupError(f"{target} cannot be written: {error.strerror}") from error
+    except (OSError, sqlite3.Error) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise BackupError(f"{target} cannot be written: {words}") from error
     finally:
         draft.unlink(missing_ok=True)
     return _contents(target, manifest, damaged)
@@ -324,7 +325,8 @@ def _begin_anew(path: Path) -> None:
 @contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that nobody else may read, and make it durable."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         yield file
         file.flush()

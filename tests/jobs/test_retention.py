@@ -15,6 +15,7 @@ from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.retention import Retention
+from mrisr_node.jobs.rounds import Rounds
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, Job, Rejection, Series, State, open_records
 from mrisr_node.results.delivery import Pacs
@@ -389,3 +390,16 @@ def test_job_folders_that_nobody_needs_go(settings, samples):
     remove_leftovers(settings, time.time())
     left = {path.name for path in settings.work_dir.iterdir()}
     assert left == {str(newest.id), str(working.id), fresh.name, other.name}
+
+
+def test_the_rounds_tidy_up(settings, samples):
+    """Also while the PACS is down, which keeps the series."""
+    _received(settings, samples[0], State.DONE)
+    Series.update(state_at=1.0).execute()
+    Spool(settings.spool_dir, settings.quarantine_dir, 0).reject(b"old", "junk", "TEST")
+    Rejection.update(at=1.0).execute()
+    orphan = _file(settings.spool_dir / ("0" * 40) / "orphan.dcm")
+    Rounds(settings).round()
+    assert Rejection.select().count() == 0
+    assert not orphan.exists()
+    assert len(_files(settings)) == SLICES
