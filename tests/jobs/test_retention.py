@@ -396,7 +396,7 @@ def test_the_rounds_tidy_up(settings, samples):
     """Also while the PACS is down, which keeps the series."""
     _received(settings, samples[0], State.DONE)
     Series.update(state_at=1.0).execute()
-    Spool(settings.spool_dir, settings.quarantine_dir, 0).reject(b"old", "junk", "TEST")
+    refuse(settings, b"old", "junk")
     Rejection.update(at=1.0).execute()
     orphan = _file(settings.spool_dir / ("0" * 40) / "orphan.dcm")
     Rounds(settings).round()
