@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench clean
+.PHONY: help setup demo up test lint fuzz bench clean
 
 bin := .venv/bin
 
@@ -24,6 +24,10 @@ lint: setup ## the checks that need no running node
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/lint-imports
+
+fuzz: setup ## look for what breaks parsers and states, for hours and differently each time
+	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest -p no:timeout tests/fuzz \
+	  tests/jobs/test_interleavings.py
 
 bench: setup ## run the side-by-side measurements of bench/
 	@for name in quality superres brain; do $(bin)/python "bench/$$name.py" || exit 1; done

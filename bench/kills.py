@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 import kill_harness as harness  # noqa: E402
 
 from mrisr_node.node.orthanc import OrthancProcess, free_port  # noqa: E402
+from mrisr_node.node.supervisor import stop_on_signals  # noqa: E402
 from mrisr_node.settings import Delivery, load_settings  # noqa: E402
 
 # So often a point is passed by each series, roughly: the n of the n-th time is drawn up to here.
@@ -37,9 +38,7 @@ def _draw(count: int, seed: int) -> list[harness.Kill]:
 
 def main() -> int:
     """Run it and print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--load", type=int, default=4, help="series under way at any time")
     parser.add_argument("--seed", type=int, default=1)
@@ -67,7 +66,7 @@ def main() -> int:
         def say(line: str) -> None:
             print(line, flush=True)
 
-        with OrthancProcess(settings):
+        with stop_on_signals(), OrthancProcess(settings):
             figures = harness.run(
                 settings,
                 _draw(options.kills, options.seed),

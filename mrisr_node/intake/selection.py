@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from mrisr_node.errors import NotEligible
+from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
@@ -85,26 +85,17 @@ def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
     NotEligible
         The series is not one for super-resolution, with the reason.
     ConversionError
-        It is one, and its slices make no regular volume.
+        It is one, and its slices make no regular volume, or a header cannot be read.
     """
     for dataset in datasets:
-        if is_own_result(dataset):
-            raise NotEligible("a result of this node; results are never processed again")
-        reason = unsuitable_kind(
-            str(dataset.get("SOPClassUID") or ""),
-            str(dataset.get("Modality") or ""),
-            _values(dataset, "ImageType"),
-        )
+        try:
+            reason = _unsuitable(dataset)
+        except Exception as error:  # pydicom raises anything on a damaged header
+            raise ConversionError(
+                f"a header of the series cannot be read ({type(error).__name__}); send it again"
+            ) from error
         if reason:
             raise NotEligible(reason)
-        if str(dataset.get("PhotometricInterpretation") or "") not in (
-            "MONOCHROME1",
-            "MONOCHROME2",
-        ):
-            raise NotEligible("a colour image")
-        part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
-        if part not in _HEADS:
-            raise NotEligible(f"body part {part}: only heads are processed")
     acquisition = read_acquisition(datasets)
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
     if count < rules.minimum_slices:
@@ -115,6 +106,23 @@ def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
             f"the slices are {distance:.2f} mm apart at {spacing:.2f} mm in-plane: thin already"
         )
     return acquisition
+
+
+def _unsuitable(dataset: Dataset) -> str | None:
+    """Return why an instance is no acquired MR image of a head, or None where it is."""
+    if is_own_result(dataset):
+        return "a result of this node; results are never processed again"
+    reason = unsuitable_kind(
+        str(dataset.get("SOPClassUID") or ""),
+        str(dataset.get("Modality") or ""),
+        _values(dataset, "ImageType"),
+    )
+    if reason:
+        return reason
+    if str(dataset.get("PhotometricInterpretation") or "") not in ("MONOCHROME1", "MONOCHROME2"):
+        return "a colour image"
+    part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
+    return None if part in _HEADS else f"body part {part}: only heads are processed"
 
 
 def _values(dataset: Dataset, name: str) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from huey import SqliteHuey
 from huey.consumer import Consumer
+from huey.exceptions import HueyException
 from huey.registry import Message
 from huey.serializer import Serializer
 
@@ -74,7 +76,12 @@ class Queues:
 
     def waiting(self, queue: Queue) -> set[int]:
         """Return the ids of the jobs whose messages nobody has taken yet."""
-        return {int(task.args[0]) for task in self._hueys[queue].pending()}
+        huey, found = self._hueys[queue], set()
+        for message in huey.storage.enqueued_items():
+            # The consumer drops what is no message, with a line in its log.
+            with suppress(HueyException, LookupError, TypeError, ValueError):
+                found.add(int(huey.deserialize_task(message).args[0]))
+        return found
 
     def consume(self, queue: Queue) -> None:
         """Work on one queue until SIGTERM or SIGINT."""

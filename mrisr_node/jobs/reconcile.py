@@ -31,6 +31,18 @@ _MODALITY = "mrisr"
 _LONGEST_DELAY = 3600.0
 # After so many vain requests the series is shown as failed; it is still asked for.
 _PATIENCE = 3
+# No answer, one of refusal, or one of another shape than the standard's and Orthanc's.
+_ODD_ANSWER = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+_MOST = 2**31
+"""Instances of a series; more is no answer."""
 
 
 class Reconciler:
@@ -60,9 +72,10 @@ class Reconciler:
             )
             answer.raise_for_status()
             found = answer.json()
-            return int(found[0]["00201209"]["Value"][0]) if found else None
-        except (httpx.HTTPError, ValueError, KeyError, IndexError):
+            count = int(found[0]["00201209"]["Value"][0]) if found else None
+        except _ODD_ANSWER:
             return None
+        return count if count is not None and 0 <= count < _MOST else None
 
     def sweep(self) -> int:
         """Have every stable series sent that the node should have and has not.
@@ -73,15 +86,15 @@ class Reconciler:
             How many series Orthanc was asked to send.
         """
         try:
-            found = self._get("/series", params={"expand": ""})
-        except (httpx.HTTPError, ValueError) as error:
+            found = list(self._get("/series", params={"expand": ""}))
+        except _ODD_ANSWER as error:
             _log.warning("the PACS cannot be compared with the records: %s", type(error).__name__)
             return 0
         asked = 0
         for series in found:
             try:
                 asked += self._look_at(series)
-            except (httpx.HTTPError, ValueError, KeyError, PeeweeException) as error:
+            except (*_ODD_ANSWER, PeeweeException) as error:
                 # The next series may be in order, and this one at the next sweep.
                 _log.warning("a series of the PACS cannot be compared: %s", type(error).__name__)
         return asked

@@ -65,6 +65,10 @@ class Checkpoint:
             weights = load(content)
         except SafetensorError as error:
             raise CheckpointError(f"{folder.name}: {WEIGHTS} is damaged: {error}") from error
+        except Exception as error:  # kinds of numbers and shapes that torch does not have
+            raise CheckpointError(
+                f"{folder.name}: {WEIGHTS} cannot be used: {type(error).__name__}: {error}"
+            ) from error
         return cls(card, fitted(card, weights))
 
 

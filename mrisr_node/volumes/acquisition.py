@@ -24,6 +24,9 @@ __all__ = ["Acquisition", "Slice", "read_acquisition", "rescales_of", "slices_of
 # part of the slice distance a stack is not one regular grid.
 _UNEVEN = 0.02
 _ORIENTATION = 1e-3
+# No scanner images what is 100 m away, or pixels of a micrometre (mm).
+_FARTHEST = 1e5
+_SMALLEST = 1e-3
 # Cosines written with three decimals are this much off at most.
 _PERPENDICULAR = 2e-3
 _SPACING = 1e-3
@@ -98,8 +101,8 @@ def slices_of(dataset: Dataset) -> list[Slice]:
     NotEligible
         An attribute that places the slices in space is missing.
     """
-    frames = dataset.get("PerFrameFunctionalGroupsSequence")
     try:
+        frames = dataset.get("PerFrameFunctionalGroupsSequence")
         if frames is None:
             return [_slice(dataset, 1, dataset, dataset, dataset)]
         shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
@@ -113,7 +116,7 @@ def slices_of(dataset: Dataset) -> list[Slice]:
             )
             for number, frame in enumerate(frames, start=1)
         ]
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # pydicom raises anything on a damaged header
         raise NotEligible(
             "the images do not say where in the patient they lie (position, orientation or pixel"
             " spacing is missing), so no volume can be made of them"
@@ -210,9 +213,13 @@ def _same_plane(slices: Sequence[Slice]) -> None:
 def _possible(s: Slice) -> None:
     """Refuse numbers that no scanner can mean; a comparison with NaN never does so by itself."""
     values = (s.position, s.row_cosine, s.column_cosine, np.array(s.pixel_spacing))
-    if not np.isfinite(np.concatenate(values)).all() or min(s.pixel_spacing) <= 0:
+    if (
+        not (np.abs(np.concatenate(values)) < _FARTHEST).all()
+        or min(s.pixel_spacing) < _SMALLEST
+        or min(s.rows, s.columns) < 1
+    ):
         raise ConversionError(
-            "position, orientation or pixel spacing of the images is not a possible one"
+            "position, orientation, size or pixel spacing of the images is not a possible one"
         )
     lengths = np.array([np.linalg.norm(s.row_cosine), np.linalg.norm(s.column_cosine)])
     if (

@@ -48,7 +48,10 @@ def contrast_of(datasets: Iterable[Dataset]) -> str | None:
     datasets
         Its instances, classic or enhanced (the first frame counts); pixel data are not looked at.
     """
-    found = {_contrast(dataset) for dataset in datasets}
+    try:
+        found = {_contrast(dataset) for dataset in datasets}
+    except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged header
+        return None
     return found.pop() if len(found) == 1 else None
 
 

@@ -13,14 +13,14 @@ import functools
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
 from unittest import mock
 
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import MRImageStorage
+from small_dicom import encoded_slice, instance_uid
 
 from mrisr_node import records
 from mrisr_node.errors import DeliveryError, SeriesError, StageError
@@ -48,33 +48,6 @@ FAILURES = {
 
 class Killed(BaseException):
     """What SIGKILL would do: nothing after it runs, and open transactions come to nothing."""
-
-
-def instance_uid(series: int, number: int) -> str:
-    return f"{SERIES[series]}.{number + 1}"
-
-
-@functools.cache
-def encoded_slice(series: int, number: int, *, altered: bool = False) -> bytes:
-    """Return a small MR instance as a scanner would send it."""
-    d = Dataset()
-    d.SOPClassUID, d.SOPInstanceUID = MRImageStorage, instance_uid(series, number)
-    d.StudyInstanceUID, d.SeriesInstanceUID = "2.25.1", SERIES[series]
-    d.Modality, d.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M"]
-    d.PhotometricInterpretation, d.SamplesPerPixel = "MONOCHROME2", 1
-    d.Rows = d.Columns = 4
-    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 12, 11, 0
-    d.PixelSpacing, d.SliceThickness = [1, 1], 5
-    d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    d.ImagePositionPatient = [0, 0, 5 * number]
-    d.PixelData = bytes([altered]) * 32
-    d.file_meta = FileMetaDataset()
-    d.file_meta.MediaStorageSOPClassUID = MRImageStorage
-    d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
-    d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = BytesIO()
-    d.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 @functools.cache
@@ -106,6 +79,7 @@ class World:
         """What the next stages do, in order; empty or unknown: they succeed."""
         self.before_selection: Callable[[], None] = lambda: None
         self._steps_left: int | None = None
+        self._thread = threading.get_ident()
         self._then: Callable[[], None] = lambda: None
         self.deaths = 0
         self._dead = _dead_process()
@@ -140,12 +114,12 @@ class World:
     # What the processes of a node do.
 
     def receive(self, series: int, number: int, sender: str, *, altered: bool = False) -> str:
-        encoded = encoded_slice(series, number, altered=altered)
+        encoded = encoded_slice(SERIES[series], number, altered=altered)
         # Each time another receiver process: it may come while one is in the middle of a commit.
         spool = Spool(self.settings.spool_dir, self.settings.quarantine_dir, 0)
         draft = spool.draft(encoded)
         draft.sync()
-        header = screen(draft.path, MRImageStorage, instance_uid(series, number))
+        header = screen(draft.path, MRImageStorage, instance_uid(SERIES[series], number))
         return spool.store(header, draft, sender)
 
     def sweep(self) -> None:
@@ -164,6 +138,13 @@ class World:
         self.wake(queue, int(task.args[0]), worker)
         return True
 
+    def work_off(self, *workers: int) -> None:
+        """Let workers take messages until there are none."""
+        busy = True
+        while busy:
+            taken = [self.work(queue, worker) for queue in Queue for worker in workers]
+            busy = any(taken)
+
     def wake(self, queue: Queue, job: int, worker: int = 0) -> None:
         """Deliver a message, or one that came twice or too late."""
         held = self.workers[worker]
@@ -180,8 +161,7 @@ class World:
             self.now += 700
             self.sweep()
             self.recover()
-            while any([self.work(q, w) for q in Queue for w in (0, 1)]):  # noqa: C419 - each works
-                pass
+            self.work_off(0, 1)
             if all(s.state in ("done", "failed", "skipped") for s in Series.select()):
                 return
         raise AssertionError([(s.state, s.reason) for s in Series.select()])
@@ -207,8 +187,8 @@ class World:
 
     def step(self) -> None:
         """Here another process may act."""
-        if self._steps_left is None:
-            return
+        if self._steps_left is None or threading.get_ident() != self._thread:
+            return  # the thread that renews leases has no part in it
         self._steps_left -= 1
         if self._steps_left < 0:
             self._steps_left = None

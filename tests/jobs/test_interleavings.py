@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from small_world import SERIES, SLICES, World, encoded_slice, instance_uid, sources_of
+from small_dicom import encoded_slice, instance_uid
+from small_world import SERIES, SLICES, World, sources_of
 
 from mrisr_node.intake.spool import StoreOutcome
 from mrisr_node.jobs.recovery import retry
@@ -215,8 +216,8 @@ class Interleavings(RuleBasedStateMachine):
             assert made_of == sources_of(series)
 
     def _receive(self, series, number, sender, altered):
-        encoded = encoded_slice(series, number, altered=altered)
-        uid = instance_uid(series, number)
+        encoded = encoded_slice(SERIES[series], number, altered=altered)
+        uid = instance_uid(SERIES[series], number)
         before = self.accepted.get(uid)
         outcome = self.world.receive(series, number, sender, altered=altered)
         if outcome == StoreOutcome.DIFFERENT:
@@ -247,7 +248,7 @@ class Interleavings(RuleBasedStateMachine):
         if word == "slice":
             for series in range(len(SERIES)):
                 for number in range(SLICES):
-                    if instance_uid(series, number) not in self.accepted:
+                    if instance_uid(SERIES[series], number) not in self.accepted:
                         self._receive(series, number, "ONE", False)
                         return
         elif word == "minute":
@@ -257,8 +258,7 @@ class Interleavings(RuleBasedStateMachine):
         elif word == "recover":
             self.world.recover()
         elif word == "work":
-            while any([self.world.work(q, 1) for q in Queue]):  # noqa: C419 - each works
-                pass
+            self.world.work_off(1)
         elif word == "retry":
             for series in Series.select().where(Series.state == State.FAILED.value):
                 self._retry(series)
@@ -319,7 +319,7 @@ def test_a_slice_that_arrives_while_the_gap_is_found_is_not_passed_over(machine)
     assert Series.get().state == State.DONE
 
 
-@pytest.mark.parametrize("step", range(30))
+@pytest.mark.parametrize("step", range(10, 26))
 def test_a_slice_at_any_moment_of_a_delivery_leads_to_one_newer_result(machine, step):
     """At the end of it, the job of before was called done and kept its lease."""
     machine.arrive(0, range(5), "ONE", False, None)
