@@ -25,7 +25,7 @@ from mrisr_node.intake.commitment_reports import report_here
 from mrisr_node.records import CommitmentReport, CommitmentRequest
 from mrisr_node.settings import Settings
 
-__all__ = ["REPORT_HANDLER", "Reference", "handlers", "reference_of"]
+__all__ = ["Reference", "handlers", "on_report", "reference_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def handlers(settings: Settings) -> list[Any]:
     """Return pynetdicom's event handlers for the receiver."""
     return [
         (evt.EVT_N_ACTION, _guarded(_Requests(settings).take)),
-        REPORT_HANDLER,
+        (evt.EVT_N_EVENT_REPORT, on_report),
     ]
 
 
@@ -160,5 +160,5 @@ def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]
     return handle
 
 
-REPORT_HANDLER = (evt.EVT_N_EVENT_REPORT, _guarded(_on_report))
+on_report = _guarded(_on_report)
 """For associations on which the PACS may report: the receiver's, and the one that asked it."""
