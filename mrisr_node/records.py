@@ -81,12 +81,15 @@ DIED = "Died"
 """The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
 
 # A late slice re-opens a series from wherever it is. From there no way leads but completeness:
-# what was found out about the slices before the late one says nothing any more.
+# what was found out about the slices before the late one says nothing any more. A job that is
+# tried again goes on where it failed, so a queued series may go to any of the working states.
 _NEXT: dict[State, frozenset[State]] = {
     State.RECEIVING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
     State.SKIPPED: frozenset({State.RECEIVING}),
-    State.QUEUED: frozenset({State.PREPARING, State.FAILED, State.RECEIVING}),
+    State.QUEUED: frozenset(
+        {State.PREPARING, State.RESOLVING, State.DELIVERING, State.FAILED, State.RECEIVING}
+    ),
     State.PREPARING: frozenset({State.RESOLVING, State.FAILED, State.RECEIVING}),
     State.RESOLVING: frozenset({State.DELIVERING, State.FAILED, State.RECEIVING}),
     State.DELIVERING: frozenset({State.DONE, State.FAILED, State.RECEIVING}),

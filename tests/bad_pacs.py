@@ -31,7 +31,7 @@ class BadPacs:
         self.end = threading.Event()
 
     def _store(self, body: bytes) -> dict[str, object]:
-        boundary = body.partition(b"\r\n")[0]
+        boundary = body.lstrip().partition(b"\r\n")[0]
         parts = [p.partition(b"\r\n\r\n")[2] for p in body.split(boundary)]
         sent = [dcmread(BytesIO(part)) for part in parts if b"DICM" in part[:200]]
         taken, refused = [], []

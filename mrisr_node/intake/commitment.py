@@ -25,7 +25,7 @@ from mrisr_node.intake.commitment_reports import report_here
 from mrisr_node.records import CommitmentReport, CommitmentRequest
 from mrisr_node.settings import Settings
 
-__all__ = ["REPORT_HANDLER", "Reference", "handlers", "reference_of"]
+__all__ = ["Reference", "handlers", "on_report", "reference_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +47,25 @@ _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
 _MOST_INSTANCES = 20_000
 
 
+def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]:
+    """Give a handler its connection to the records, and an answer whatever happens."""
+
+    def handle(event: Any) -> tuple[int, None]:  # noqa: ANN401 - pynetdicom's event
+        try:
+            with records.connection():
+                return handler(event), None
+        except Exception:  # noqa: BLE001 - the peer must not believe that it was heard
+            _log.exception("storage commitment failed")
+            return _PROCESSING_FAILURE, None
+
+    return handle
+
+
 def handlers(settings: Settings) -> list[Any]:
     """Return pynetdicom's event handlers for the receiver."""
     return [
         (evt.EVT_N_ACTION, _guarded(_Requests(settings).take)),
-        REPORT_HANDLER,
+        (evt.EVT_N_EVENT_REPORT, on_report),
     ]
 
 
@@ -112,7 +126,8 @@ class _Requests:
             return int(known.id)
 
 
-def _on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
+@_guarded
+def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
     """Note what the PACS promises to keep, and what not, of what it was asked."""
     if event.event_type not in (_ALL_KEPT, _SOME_NOT_KEPT):
         return _NO_SUCH_EVENT
@@ -144,21 +159,3 @@ def _on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
 
 def _reference(item: Dataset) -> Reference:
     return str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID)
-
-
-def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]:
-    """Give a handler its connection to the records, and an answer whatever happens."""
-
-    def handle(event: Any) -> tuple[int, None]:  # noqa: ANN401 - pynetdicom's event
-        try:
-            with records.connection():
-                return handler(event), None
-        except Exception:  # noqa: BLE001 - the peer must not believe that it was heard
-            _log.exception("storage commitment failed")
-            return _PROCESSING_FAILURE, None
-
-    return handle
-
-
-REPORT_HANDLER = (evt.EVT_N_EVENT_REPORT, _guarded(_on_report))
-"""For associations on which the PACS may report: the receiver's, and the one that asked it."""

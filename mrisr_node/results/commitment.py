@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import build_context
+from pynetdicom import build_context, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -22,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from mrisr_node.errors import DeliveryError, NotYet
 from mrisr_node.intake.association import association
-from mrisr_node.intake.commitment import REPORT_HANDLER, Reference
+from mrisr_node.intake.commitment import Reference, on_report
 from mrisr_node.intake.tls import client_context
 from mrisr_node.records import CommitmentRequest, Instance, Series
 from mrisr_node.results.delivery import Pacs
@@ -134,7 +135,8 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
     where, timeout = Pacs(settings).destination, settings.network_timeout
     try:
         tls = client_context(settings) if settings.pacs_tls else None
-        with association(where, offered, timeout, handlers=[REPORT_HANDLER], tls=tls) as peer:
+        here = _ReportHere()
+        with association(where, offered, timeout, handlers=here.handlers, tls=tls) as peer:
             status, _ = peer.send_n_action(
                 information,
                 _REQUEST,
@@ -147,7 +149,10 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
             ends = time.monotonic() + _HOLD
             while peer.is_established and time.monotonic() < ends:
                 request = CommitmentRequest.get_by_id(request.id)
-                if request.answered_at is not None:
+                # Elsewhere, or here, where the peer has to get our response before a release.
+                if here.ended.is_set() or (
+                    request.answered_at is not None and not here.begun.is_set()
+                ):
                     break
                 time.sleep(_LOOK_EVERY)
     except DeliveryError as error:
@@ -155,6 +160,25 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
     except (RuntimeError, ValueError) as error:
         raise _NoPromise(f"N-ACTION to {where}: the association ended") from error
     return CommitmentRequest.get_by_id(request.id)
+
+
+class _ReportHere:
+    """Tells whether the PACS reports on the association of the request, and has our response."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+        self.handlers = [
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_PDU_SENT, self._on_sent),
+        ]
+
+    def _on_report(self, event: Any) -> tuple[int, None]:  # noqa: ANN401 - pynetdicom's event
+        self.begun.set()
+        return on_report(event)
+
+    def _on_sent(self, _: Any) -> None:  # noqa: ANN401 - pynetdicom's event
+        if self.begun.is_set():
+            self.ended.set()
 
 
 def _waited(request: CommitmentRequest) -> float:

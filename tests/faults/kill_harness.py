@@ -290,7 +290,7 @@ def _sample(folder: Path, number: int) -> SampleSeries:
     """Write a series whose files are named after their instances."""
     sample = write_sample(
         folder,
-        Acquisition(slices=SLICES, matrix=48, pixel_mm=2.0),
+        Acquisition(slices=SLICES, matrix=64),
         study=Study(patient_id=f"KILLS-{number}"),
     )
     paths = []

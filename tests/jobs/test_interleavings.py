@@ -3,8 +3,10 @@
 A failing run prints its steps as a program; such a program is kept below as a test of its own.
 """
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -317,6 +319,22 @@ def test_a_slice_that_arrives_while_the_gap_is_found_is_not_passed_over(machine)
     assert Series.get().state == State.RECEIVING
     machine.settle()
     assert Series.get().state == State.DONE
+
+
+def test_a_round_goes_on_while_other_processes_write(machine):
+    """SQLite refused to write, at once, on a connection that was still reading the series."""
+    machine.arrive(0, range(4), "ONE", False, None)
+    machine.arrive(1, range(4), "ONE", False, None)
+    machine.world.now += 61
+
+    def another_process_writes():
+        with contextlib.closing(sqlite3.connect(machine.settings.database_path)) as other:
+            other.execute("UPDATE series SET description = 'written'")
+            other.commit()
+
+    machine.world.before_selection = another_process_writes
+    machine.sweep(None)
+    assert Job.select().count() == 2
 
 
 @pytest.mark.parametrize("step", range(10, 26))

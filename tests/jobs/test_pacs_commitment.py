@@ -19,6 +19,7 @@ from mrisr_node.records import CommitmentRequest, Instance, Job, Series, State, 
 from mrisr_node.results import commitment
 from mrisr_node.results.commitment import promised_alone
 from mrisr_node.results.delivery import Pacs
+from mrisr_node.settings import StorageCommitment
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -176,7 +177,9 @@ def test_the_answer_may_come_later_and_what_is_not_kept_is_stored_again(
 def test_without_a_promise_what_the_pacs_shows_has_to_do_or_does_not(
     settings, pacs, deliverable, mood, wanted
 ):
-    chosen = settings.model_copy(update={"storage_commitment": wanted, "commitment_wait": 1e-9})
+    chosen = settings.model_copy(
+        update={"storage_commitment": StorageCommitment(wanted), "commitment_wait": 1e-9}
+    )
     job = deliverable(chosen)
     if mood == "not there":
         series, job = _advance(chosen, job)
