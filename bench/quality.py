@@ -16,9 +16,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from measuring import SAMPLE
 
 from mrisr_node.superres.checkpoints import Card, Checkpoint
 from mrisr_node.superres.evaluation import Evaluation, evaluate
@@ -30,9 +31,6 @@ DEFAULT = (
     "linear", "cubic", "lanczos", "cubic-bp", "cubic-bp-wide", "cubic-bp-narrow",
     "ours", "ours-wide", "ours-narrow",
 )  # fmt: skip
-SAMPLE = Path(
-    str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
-)
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 ACQUISITION = ("thickness_mm", "gap_mm", "axis", "noise", "profile", "partial_fourier")
 WHAT = (*ACQUISITION, "subjects")
@@ -138,7 +136,7 @@ def main() -> None:
     parser.add_argument("--slices", action="append", help="thickness/gap in mm")
     parser.add_argument("--noise", default=0.0, type=float)
     parser.add_argument("--method", action="append")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-large")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-deep")
     parser.add_argument("--eclare", type=Path)
     parser.add_argument("--eclare-patches", default=ECLARE_PATCHES, type=int)
     parser.add_argument("--eclare-batch", default=16, type=int)

@@ -20,13 +20,13 @@ import copy
 import dataclasses
 import resource
 import time
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from measuring import SAMPLE, measured
 from monai.inferers.utils import sliding_window_inference
 from scipy.ndimage import gaussian_filter1d, zoom
 from torch import Tensor, nn
@@ -37,29 +37,14 @@ from mrisr_node.superres.inference import pick_precision, super_resolve
 from mrisr_node.superres.interpolated import window_count
 from mrisr_node.superres.networks import FoldedResidual, build_network, conditions
 from mrisr_node.superres.operators import SUB_SLICES, build_operators
-from mrisr_node.superres.peak_memory import measured_memory
 from mrisr_node.superres.restoration import TorchOperators, fold, restore
 from mrisr_node.superres.sources import load_ras
 from mrisr_node.volumes.degradation import SliceStack, profile_sigma, thicken
 from mrisr_node.volumes.geometry import Volume
 
-SAMPLE = Path(
-    str(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
-)
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SEED_WINDOW = 96
 NAIVE_WINDOW = 48
-
-
-def measured(work: Callable[[], object], repeat: int = 1) -> tuple[float, float]:
-    """Return seconds, the least of some repetitions, and MiB at the peak."""
-    seconds = []
-    with measured_memory() as memory:
-        for _ in range(repeat):
-            started = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - started)
-    return min(seconds), memory.mib
 
 
 class Watched:
@@ -98,7 +83,7 @@ def convolution_rate(width: int, shape: tuple[int, ...], dtype: torch.dtype) -> 
     features = torch.randn(1, width, *shape, dtype=dtype)
     features = features.contiguous(memory_format=torch.channels_last_3d)
     layer(features)
-    seconds, _ = measured(lambda: layer(features), 3)
+    _, seconds, _ = measured(lambda: layer(features), 3)
     return 2e-9 * 27 * width * features.numel() / seconds
 
 
@@ -106,14 +91,15 @@ def product_rate(dtype: torch.dtype, size: int = 2048) -> float:
     """Return GFLOP/s of a product of square matrices."""
     a = torch.randn(size, size).to(dtype)
     a @ a
-    return 2e-9 * size**3 / measured(lambda: a @ a, 3)[0]
+    return 2e-9 * size**3 / measured(lambda: a @ a, 3)[1]
 
 
 def swin_unetr_window(size: int) -> tuple[float, float]:
     """Time one window of the seed project's network, in float32 as it ran it."""
     network = build_network("swin-unetr", {"feature_size": 48}).eval()
     window = torch.rand(1, 1, size, size, size)
-    return measured(lambda: network(window), 2)
+    _, seconds, mib = measured(lambda: network(window), 2)
+    return seconds, mib
 
 
 def naive(thick: Tensor, operators: TorchOperators, network: nn.Module, geometry: Tensor) -> Tensor:
@@ -159,7 +145,7 @@ def main() -> None:
     parser.add_argument("--thickness", default=5.0, type=float)
     parser.add_argument("--gap", default=0.0, type=float)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-large")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-deep")
     parser.add_argument("--random", type=int, nargs=2, metavar=("WIDTH", "BLOCKS"))
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     parser.add_argument("--size", type=int)
@@ -178,7 +164,7 @@ def main() -> None:
     scale = float(thick.data[thick.data > thick.data.mean()].mean())
 
     watched, results = Watched(checkpoint.network), []
-    seconds, mib = measured(
+    _, seconds, mib = measured(
         lambda: results.append(
             super_resolve(
                 thick,
@@ -233,11 +219,11 @@ def main() -> None:
         scaled = torch.from_numpy(thick.data / np.float32(scale))[None]
         compare(
             f"small windows, same weights (MONAI, {NAIVE_WINDOW} pixels, overlap 0.25, float32)",
-            *measured(lambda: naive(scaled, operators, network, geometry)),
+            *measured(lambda: naive(scaled, operators, network, geometry))[1:],
         )
         compare(
             "cubic and five back-projections (SciPy)",
-            *measured(lambda: scipy_back_projection(thick.data, shape[2], stack)),
+            *measured(lambda: scipy_back_projection(thick.data, shape[2], stack))[1:],
         )
         windows = window_count(shape, SEED_WINDOW)
         one, memory = swin_unetr_window(SEED_WINDOW)

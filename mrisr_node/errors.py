@@ -11,8 +11,10 @@ The tree, so that a caller can catch as much as it means to::
     ├── StageError            a stage could not do its work
     │   ├── CheckpointError   weights or card are missing, damaged or do not fit
     │   ├── BrainError        brain extraction gave nothing usable
-    │   └── ResultError       the result would not be a conformant object
-    └── DeliveryError         the PACS did not take, or does not show, the result: tried again
+    │   ├── ResultError       the result would not be a conformant object
+    │   └── ResultGone        the files of a written result are no longer there
+    ├── DeliveryError         the PACS did not take, or does not show, the result: tried again
+    └── NotYet                nothing went wrong, and somebody else has to answer first
 
 A message says what happened and what to do about it. It is shown to radiographers and written to
 logs, so it never carries a patient's name, id or birth date.
@@ -25,8 +27,10 @@ __all__ = [
     "DeliveryError",
     "NodeError",
     "NotEligible",
+    "NotYet",
     "OutOfRange",
     "ResultError",
+    "ResultGone",
     "SeriesError",
     "SettingsError",
     "StageError",
@@ -73,5 +77,17 @@ class ResultError(StageError):
     """The result object would not conform to the DICOM standard."""
 
 
+class ResultGone(StageError):
+    """The files of a written result are no longer there, so it cannot be sent."""
+
+
 class DeliveryError(NodeError):
     """The PACS did not accept, or does not show, the result; delivery is tried again."""
+
+
+class NotYet(NodeError):
+    """Somebody else has to answer first; asked again after `delay` seconds, as often as needed."""
+
+    def __init__(self, message: str, delay: float) -> None:
+        super().__init__(message)
+        self.delay = delay

@@ -29,10 +29,17 @@ from peewee import (
 )
 
 from mrisr_node.errors import NodeError
+from mrisr_node.logs import get_logger
+from mrisr_node.migrations import up_to_date
 
 __all__ = [
     "ACTIVE",
+    "DIED",
     "ApiToken",
+    "Beat",
+    "CommitmentReport",
+    "CommitmentRequest",
+    "Failure",
     "Instance",
     "Job",
     "Rejection",
@@ -51,6 +58,8 @@ __all__ = [
 
 database = DatabaseProxy()
 
+_log = get_logger(__name__)
+
 
 class State(StrEnum):
     """Where a series is on its way."""
@@ -68,13 +77,19 @@ class State(StrEnum):
 
 ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
 
+DIED = "Died"
+"""The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
+
 # A late slice re-opens a series from wherever it is. From there no way leads but completeness:
-# what was found out about the slices before the late one says nothing any more.
+# what was found out about the slices before the late one says nothing any more. A job that is
+# tried again goes on where it failed, so a queued series may go to any of the working states.
 _NEXT: dict[State, frozenset[State]] = {
     State.RECEIVING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
     State.SKIPPED: frozenset({State.RECEIVING}),
-    State.QUEUED: frozenset({State.PREPARING, State.FAILED, State.RECEIVING}),
+    State.QUEUED: frozenset(
+        {State.PREPARING, State.RESOLVING, State.DELIVERING, State.FAILED, State.RECEIVING}
+    ),
     State.PREPARING: frozenset({State.RESOLVING, State.FAILED, State.RECEIVING}),
     State.RESOLVING: frozenset({State.DELIVERING, State.FAILED, State.RECEIVING}),
     State.DELIVERING: frozenset({State.DONE, State.FAILED, State.RECEIVING}),
@@ -108,6 +123,8 @@ class Series(_Record):
     received_at = FloatField(default=time.time)
     last_instance_at = FloatField(default=time.time, index=True)
     expected_instances = IntegerField(null=True)
+    copies_deleted_at = FloatField(null=True)
+    """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
 
     def move(self, to: State, reason: str = "") -> None:
         """Change the state, in one transaction with the line that says when and why.
@@ -127,6 +144,9 @@ class Series(_Record):
             ).execute()
             Transition.create(series=self, source=now.state, target=to.value, reason=reason, at=at)
         self.state, self.reason, self.state_at = to.value, reason, at
+        # Inside a larger transaction this is said just before it is true; the rows are the truth.
+        say = _log.warning if to is State.FAILED else _log.info
+        say("series moved", series=self.id, source=now.state, target=to.value, reason=reason)
 
 
 class Transition(_Record):
@@ -143,12 +163,15 @@ class Instance(_Record):
     """A SOP instance on the spool; the row exists only once its file is durable."""
 
     series = ForeignKeyField(Series, backref="instances", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     sop_instance_uid = CharField(unique=True)
-    path = CharField()
+    path = CharField(index=True)
     sha256 = CharField()
     size = IntegerField()
     sender = CharField(default="")
     received_at = FloatField(default=time.time)
+    committed_at = FloatField(null=True)
+    """When a peer was promised that it is kept (Storage Commitment)."""
 
 
 class Rejection(_Record):
@@ -158,6 +181,8 @@ class Rejection(_Record):
     path = CharField()
     reason = TextField()
     sender = CharField(default="")
+    address = CharField(default="")
+    """Of the peer that sent it, where it is known."""
     at = FloatField(default=time.time)
 
 
@@ -181,6 +206,8 @@ class Job(_Record):
     result_instances = IntegerField(null=True)
     delivered_at = FloatField(null=True)
     """When the PACS showed the whole result."""
+    committed_at = FloatField(null=True)
+    """When the PACS promised to keep the whole result (Storage Commitment)."""
     outcome = TextField(default="{}")
     """JSON: fidelity figures, checkpoint identity, what was sent where."""
 
@@ -195,6 +222,60 @@ class StageRun(_Record):
     voxels = IntegerField(default=0)
     peak_bytes = IntegerField(null=True)
     finished = BooleanField(default=False)
+
+
+class Failure(_Record):
+    """One time that something of a series did not work; what was tried again counts each time."""
+
+    series = ForeignKeyField(Series, backref="failures", null=True, on_delete="SET NULL")
+    stage = CharField()
+    """Of the job; ``selection`` where there was none yet."""
+    kind = CharField()
+    """The error's class, or `DIED`."""
+    at = FloatField(default=time.time)
+
+
+class Beat(_Record):
+    """The last sign of life of a long-running process (``beats``)."""
+
+    process = CharField(unique=True)
+    owner = CharField()
+    at = FloatField()
+    details = TextField(default="{}")
+    """JSON: what else it says of itself."""
+
+
+class CommitmentRequest(_Record):
+    """What the PACS was asked to keep (PS3.4 J), and its answer, which may come much later."""
+
+    transaction_uid = CharField(unique=True)
+    instances = TextField()
+    """JSON: the SOP Instance UIDs."""
+    asked_at = FloatField(default=time.time)
+    answered_at = FloatField(null=True)
+    failed = TextField(default="{}")
+    """JSON: the SOP Instance UIDs that it does not keep, each with its reason."""
+
+
+class CommitmentReport(_Record):
+    """What a peer asked us to keep, and the report that we owe it until it has it."""
+
+    peer = CharField()
+    transaction_uid = CharField()
+    instances = TextField()
+    """JSON: pairs of SOP Class and SOP Instance UID."""
+    received_at = FloatField(default=time.time)
+    failed = TextField(null=True)
+    """JSON: what we do not have, each with its reason; null until it is worked out."""
+    attempts = IntegerField(default=0)
+    not_before = FloatField(default=0.0)
+    ended_at = FloatField(null=True, index=True)
+    """When the peer took the report, or we gave up."""
+    end = CharField(default="")
+    """How it ended, in words."""
+
+    class Meta:  # noqa: D106
+        indexes = ((("peer", "transaction_uid"), True),)
 
 
 class User(_Record):
@@ -225,12 +306,19 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, User, WebSession, ApiToken,
+    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, CommitmentRequest,
+    CommitmentReport, User, WebSession, ApiToken,
 ]  # fmt: skip
 
 
 def open_records(path: Path) -> None:
-    """Open the database file for this process, and make what is missing of it."""
+    """Open the database file for this process, bring it up to date and make what is missing of it.
+
+    Raises
+    ------
+    SettingsError
+        A newer version of the node has written it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Descriptions, names and password hashes: for us alone, wherever the folder lies.
     if not path.exists():
@@ -242,11 +330,11 @@ def open_records(path: Path) -> None:
             # An acknowledged instance must survive a power cut; WAL's default syncs too rarely.
             "synchronous": "full",
             "foreign_keys": 1,
-            "busy_timeout": 30_000,
+            "busy_timeout": 20_000,
         },
     )
     database.initialize(engine)
-    with engine.atomic("IMMEDIATE"):
+    with up_to_date(engine, path):
         engine.create_tables(_TABLES)
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,9 +23,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mrisr_node.addresses import Address, AETitle, Network, Port
 from mrisr_node.errors import SettingsError
+from mrisr_node.logs import LogFormat
 
-__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "load_settings"]
+__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "StorageCommitment", "load_settings"]
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
 _ROOT = Path(__file__).resolve().parent.parent
@@ -58,13 +60,14 @@ class Delivery(StrEnum):
     """C-STORE (PS3.4 B) to ``pacs_host``:``pacs_port``."""
 
 
-def _ae_title(value: str) -> str:
-    """PS3.5 6.2: at most 16 printable characters, no backslash, not only spaces."""
-    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable():
-        raise ValueError("an AE title is 1 to 16 printable ASCII characters")
-    if "\\" in value:
-        raise ValueError("an AE title holds no backslash")
-    return value.strip()
+class StorageCommitment(StrEnum):
+    """Whether the PACS has to promise that it keeps a result (PS3.4 J)."""
+
+    AUTO = "auto"
+    """Asked for where the PACS offers it; what QIDO-RS shows counts where it does not."""
+    ON = "on"
+    """Required: without it a result is not delivered."""
+    OFF = "off"
 
 
 def _one_or_several(value: object) -> object:
@@ -75,8 +78,6 @@ def _one_or_several(value: object) -> object:
     return tuple(str(entry) if isinstance(entry, Path) else entry for entry in entries)
 
 
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 _Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
 
 
@@ -91,6 +92,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default=Path("var"), description="where the node keeps everything it must not lose"
     )
+    log_format: LogFormat = Field(
+        default=LogFormat.AUTO,
+        description="text or json lines; auto: text on a terminal, json everywhere else",
+    )
 
     # DICOM in
     ae_title: AETitle = Field(default="MRISR", description="AE title of the receiver")
@@ -99,8 +104,31 @@ class Settings(BaseSettings):
     accepted_ae_titles: tuple[AETitle, ...] = Field(
         default=("ORTHANC",), description="calling AE titles that may store; C-ECHO is open to all"
     )
-    maximum_associations: int = Field(default=10, ge=1, description="associations at one time")
+    accepted_addresses: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="networks that may connect to the receiver, C-ECHO included",
+    )
+    maximum_associations: int = Field(default=20, ge=1, description="associations at one time")
+    maximum_associations_per_address: int = Field(
+        default=16, ge=1, description="connections of one address at one time"
+    )
+    maximum_instance_bytes: int = Field(
+        default=1024**3, ge=1024**2, description="largest C-STORE message; it is held in memory"
+    )
+    receiver_processes: int = Field(
+        default=2, ge=1, le=64, description="processes that the receiver's associations share"
+    )
     network_timeout: float = Field(default=30.0, gt=0, description="seconds without a byte")
+    tls_port: Port | None = Field(
+        default=None, description="TCP port of the receiver for DICOM TLS; none: no TLS"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file: the node's certificate and the chain to its CA"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file: its private key")
+    tls_ca: Path | None = Field(
+        default=None, description="PEM file: CAs whose certificates peers must show"
+    )
     minimum_free_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="below this free space C-STORE answers 0xA700"
     )
@@ -124,6 +152,9 @@ class Settings(BaseSettings):
     pacs_ae_title: AETitle = Field(default="ORTHANC", description="AE title of the PACS")
     pacs_host: str = Field(default="127.0.0.1", description="DICOM address of the PACS")
     pacs_port: Port = Field(default=14242, description="DICOM port of the PACS")
+    pacs_tls: bool = Field(
+        default=False, description="whether that port speaks DICOM TLS (C-STORE, commitment)"
+    )
     stable_age: int = Field(
         default=5, ge=1, description="seconds after which our own Orthanc calls a series stable"
     )
@@ -151,7 +182,7 @@ class Settings(BaseSettings):
         default=_ROOT / "checkpoints", description="where checkpoints are installed"
     )
     checkpoint: _Checkpoints = Field(
-        default=("thin-large",),
+        default=("thin-deep",),
         min_length=1,
         description="checkpoints in order of preference, by name or by path (with a slash in it);"
         " the first that is made for a series is used",
@@ -164,10 +195,43 @@ class Settings(BaseSettings):
     # DICOM out
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
     delivery_attempts: int = Field(
-        default=12, ge=1, description="tries, with growing delays, before delivery is failed"
+        default=36,
+        ge=1,
+        description="tries, with growing delays, before delivery is failed; 36 take about a day",
     )
     delivery_first_delay: float = Field(
         default=5.0, gt=0, description="seconds before the second try; doubles, at most one hour"
+    )
+    delivery_timeout: float = Field(
+        default=120.0, gt=0, description="seconds for one request, or 24 instances by C-STORE"
+    )
+    storage_commitment: StorageCommitment = Field(
+        default=StorageCommitment.AUTO, description="whether the PACS must promise to keep results"
+    )
+    commitment_wait: float = Field(
+        default=3600.0, gt=0, description="seconds that the PACS may take to promise or refuse"
+    )
+    commitment_peers: dict[AETitle, Address] = Field(
+        default={},
+        description="where our own promises are sent to: AE title of a scanner, and its host:port;"
+        " the PACS is known already",
+    )
+
+    # Local copies: deleted only once the PACS shows the originals, and of what is done the result
+    retention_days: float | None = Field(
+        default=30.0, gt=0, description="days that copies of a finished series stay; none: for ever"
+    )
+    retention_failed_days: float | None = Field(
+        default=90.0, gt=0, description="the same for skipped and failed series"
+    )
+    retention_quarantine_days: float | None = Field(
+        default=90.0, gt=0, description="the same for quarantine"
+    )
+    retention_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="above this size of spool, quarantine and job folders together, the oldest"
+        " finished series' copies go before their time; none: no limit",
     )
 
     # Front door
@@ -202,6 +266,21 @@ class Settings(BaseSettings):
             env_settings,
             TomlConfigSettingsSource(settings_cls, toml_file=_settings_file()),
         )
+
+    @property
+    def associations_per_process(self) -> int:
+        """How many associations one receiver process takes."""
+        return -(-self.maximum_associations // self.receiver_processes)
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with every setting in it: what its children need."""
+        environment = dict(os.environ)
+        for name, value in self.model_dump(mode="json").items():
+            text = (
+                "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+            )
+            environment[f"MRISR_{name.upper()}"] = text
+        return environment
 
     @property
     def database_path(self) -> Path:
@@ -241,6 +320,13 @@ class Settings(BaseSettings):
     def pacs_url(self) -> str:
         """Base URL of Orthanc's HTTP, without a slash at the end."""
         return (self.orthanc_url or f"http://127.0.0.1:{self.orthanc_http_port}").rstrip("/")
+
+    def peer_address(self, title: str) -> tuple[str, int] | None:
+        """Return where a peer listens for our reports, or None where nobody has told us."""
+        if title in self.commitment_peers:
+            host, _, port = self.commitment_peers[title].rpartition(":")
+            return host.strip("[]"), int(port)
+        return (self.pacs_host, self.pacs_port) if title == self.pacs_ae_title else None
 
     @property
     def viewer_url(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.logs import start_logging
 
 __all__ = ["app", "command", "err", "out", "plain", "progress_bar", "start_logging"]
 
@@ -44,16 +44,6 @@ def command(
             raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from error
 
     return to.command(name)(guarded)
-
-
-def start_logging() -> None:
-    """Log to standard error."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Its INFO lines repeat every request, with UIDs in them.
-    for name in ("httpx", "pynetdicom", "huey"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def plain(text: str) -> Text:

@@ -11,18 +11,18 @@ from typing import Annotated
 import typer
 
 from mrisr_node.cli.console import command, out, plain, start_logging
-from mrisr_node.jobs.stages import Queue
+from mrisr_node.jobs.stages import Queue, worker_name
 from mrisr_node.settings import Settings, load_settings
 
 # Commands import what they need by themselves: `mrisr-node jobs` should not wait for torch.
 
 
-def _service() -> Settings:
-    """Prepare log, settings and records for a process of the node."""
+def _service(process: str = "") -> Settings:
+    """Prepare settings, log and records for a process of the node."""
     from mrisr_node.records import open_records
 
-    start_logging()
     settings = load_settings()
+    start_logging(process, settings.log_format)
     open_records(settings.database_path)
     return settings
 
@@ -32,24 +32,27 @@ def up() -> None:
     """Run the whole node on this machine: Orthanc, receiver, workers, front door."""
     from mrisr_node.node.supervisor import up as run
 
-    start_logging()
-    raise typer.Exit(run(load_settings()))
+    settings = load_settings()
+    start_logging("up", settings.log_format)
+    raise typer.Exit(run(settings))
 
 
 @command
 def receive() -> None:
     """Run the DICOM receiver, and follow series until they are complete."""
+    from mrisr_node.beats import alive
     from mrisr_node.intake.receiver import Receiver
     from mrisr_node.jobs.rounds import Rounds
 
-    settings = _service()
+    settings = _service("receiver")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     receiver = Receiver(settings)
     receiver.start()
     try:
-        Rounds(settings).run(stop)
+        with alive("receiver", lambda: {"associations": receiver.associations}):
+            Rounds(settings).run(stop)
     finally:
         receiver.stop()
 
@@ -59,7 +62,7 @@ def work(queue: Annotated[Queue, typer.Argument(help="which queue to work on")])
     """Work on one queue: cpu, gpu or delivery."""
     from mrisr_node.jobs.work import Worker
 
-    Worker(_service()).run(queue)
+    Worker(_service(worker_name(queue))).run(queue)
 
 
 @command
@@ -70,7 +73,7 @@ def serve() -> None:
     from mrisr_node.web.app import create_app
     from mrisr_node.web.auth import ensure_admin
 
-    settings = _service()
+    settings = _service("web")
     # Where no supervisor has made the first user: in a container, say.
     if password := ensure_admin(settings):
         sys.stdout.write(f"user admin, password {password} (shown only this once)\n")
@@ -79,6 +82,7 @@ def serve() -> None:
         create_app(settings),
         host=settings.web_host,
         port=settings.web_port,
+        log_config=None,  # its lines go through ours
         log_level="warning",
         server_header=False,
         # A download that hangs must not hold up the end.

@@ -103,9 +103,40 @@ def jobs(
         received = time.strftime("%m-%d %H:%M", time.localtime(row.received_at))
         table.add_row(
             str(row.id), received, plain(row.description), str(row.instances), row.state,
-            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(row.reason),
+            f"{row.stage} {row.progress:.0%}" if row.stage else "", _left(row), plain(_reason(row)),
         )  # fmt: skip
     out.print(table)
+
+
+@command
+def send_again(
+    series: Annotated[
+        list[int] | None, typer.Argument(help="ids of series, as `mrisr-node jobs` shows them")
+    ] = None,
+    all_of_them: Annotated[
+        bool, typer.Option("--all", help="every result that the PACS did not take")
+    ] = False,
+) -> None:
+    """Send results again that the PACS did not take, without computing them anew."""
+    from mrisr_node.jobs import dead_letters
+    from mrisr_node.records import open_records
+
+    if bool(series) == all_of_them:
+        raise SettingsError("name series by their ids, or say --all")
+    settings = load_settings()
+    open_records(settings.database_path)
+    if all_of_them:
+        sent = dead_letters.send_all_again(settings)
+    else:
+        for one in series or []:
+            dead_letters.send_again(settings, one)
+        sent = len(series or [])
+    out.print(f"{sent} result{'' if sent == 1 else 's'} sent again")
+
+
+def _reason(row: SeriesOverview) -> str:
+    deleted = "local copies deleted" if row.copies_deleted_at else ""
+    return "; ".join(filter(None, (row.reason, deleted)))
 
 
 def _left(row: SeriesOverview) -> str:

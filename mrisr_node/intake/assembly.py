@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from mrisr_node.errors import NotEligible, SeriesError
 from mrisr_node.intake.selection import SelectionRules, select
 from mrisr_node.intake.spool import Spool
-from mrisr_node.records import Job, Series, State, StateError, transaction
+from mrisr_node.records import Failure, Job, Series, State, StateError, transaction
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.acquisition import read_acquisition
 
@@ -68,9 +68,12 @@ class Assembly:
     def sweep(self) -> list[Job]:
         """Complete what is complete and return the jobs that came out of it."""
         jobs = []
-        for series in Series.select().where(
+        open_series = Series.select().where(
             Series.state.in_([State.RECEIVING.value, State.COMPLETE.value])
-        ):
+        )
+        # Read to the end first: within a read that is under way, SQLite refuses a write at once
+        # where another process has written meanwhile, however long it may wait for locks.
+        for series in list(open_series):
             try:
                 if series.state == State.RECEIVING.value and not self._complete(series):
                     continue
@@ -152,14 +155,12 @@ class Assembly:
             acquisition = select(headers, rules)
         except NotEligible as error:
             series.move(State.SKIPPED, str(error))
-            _log.info("series %d skipped: %s", series.id, error)
             return None
         except SeriesError as error:
-            series.move(State.FAILED, str(error))
-            _log.warning("series %d failed: %s", series.id, error)
+            self._fail(series, error, str(error))
             return None
         except Exception as error:  # noqa: BLE001 - headers can be broken in any way
-            series.move(State.FAILED, f"the headers cannot be used ({type(error).__name__})")
+            self._fail(series, error, f"the headers cannot be used ({type(error).__name__})")
             _log.exception("series %d failed in selection", series.id)
             return None
         columns, rows, slices = acquisition.shape
@@ -172,3 +173,8 @@ class Assembly:
             )
         _log.info("series %d queued as job %d", series.id, job.id)
         return job
+
+    def _fail(self, series: Series, error: Exception, reason: str) -> None:
+        with transaction():
+            series.move(State.FAILED, reason)
+            Failure.create(series=series, stage="selection", kind=type(error).__name__)

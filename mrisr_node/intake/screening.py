@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -25,6 +26,7 @@ from pydicom.uid import (
 )
 
 from mrisr_node.errors import NodeError
+from mrisr_node.intake.pixel_data import PixelDataError, check_pixel_data
 
 __all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "screen"]
 
@@ -70,12 +72,15 @@ class Header:
     description: str
 
 
-def screen(encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> Header:
+def screen(path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
     """Check a received object against the command it came with.
+
+    Whatever the file holds, this returns or raises `Rejected`, unless the process runs out of
+    memory or crashes: so it is called in a process of its own (`screener`).
 
     Parameters
     ----------
-    encoded
+    path
         The whole DICOM file.
     sop_class_uid, sop_instance_uid
         As the C-STORE command says.
@@ -83,28 +88,40 @@ def screen(encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> Header:
     Raises
     ------
     Rejected
-        It cannot be read, or is not what the command says it is.
+        It cannot be read, is not what the command says it is, or its pixel data are not what its
+        header says.
     """
     try:
-        dataset = dcmread(BytesIO(encoded), stop_before_pixels=True)
-        found = {
-            name: str(dataset.get(name) or "")
-            for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-        }
-        modality, description = _text(dataset, "Modality"), _text(dataset, "SeriesDescription")
+        with path.open("rb") as file:
+            return _screened(file, sop_class_uid, sop_instance_uid)
+    except Rejected:
+        raise
+    except PixelDataError as error:
+        raise Rejected(0xC000, str(error)) from error
     except Exception as error:
         raise Rejected(0xC000, f"cannot be read as DICOM ({type(error).__name__})") from error
+
+
+def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Header:
+    dataset = dcmread(file, stop_before_pixels=True)
+    found = {
+        name: str(dataset.get(name) or "")
+        for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    }
     for name, value in found.items():
         if len(value) > 64 or not _UID.fullmatch(value):
             raise Rejected(0xC000, f"{name} is missing or no valid UID")
     if found["SOPClassUID"] != sop_class_uid or found["SOPInstanceUID"] != sop_instance_uid:
         raise Rejected(0xA900, "SOP class or instance UID differ between command and dataset")
+    if dataset.file_meta.TransferSyntaxUID not in TRANSFER_SYNTAXES:
+        raise Rejected(0xC000, "a transfer syntax that is not accepted")
+    check_pixel_data(file, dataset)
     return Header(
         sop_instance_uid=found["SOPInstanceUID"],
         series_instance_uid=found["SeriesInstanceUID"],
         study_instance_uid=found["StudyInstanceUID"],
-        modality=modality,
-        description=description,
+        modality=_text(dataset, "Modality"),
+        description=_text(dataset, "SeriesDescription"),
     )
 
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import AE
+from pynetdicom import build_context
 
 from mrisr_node.errors import DeliveryError
+from mrisr_node.intake.association import Destination, association
 
 __all__ = ["Destination", "send_files"]
 
 _TIMEOUT = 60
 # PS3.8 9.3.2: presentation context ids are the odd numbers below 256.
 _MAXIMUM_CONTEXTS = 128
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where to send, and as whom."""
-
-    host: str
-    port: int
-    called: str
-    calling: str
 
 
 def send_files(
@@ -49,19 +39,12 @@ def send_files(
         contexts.add((str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)))
     if len(contexts) > _MAXIMUM_CONTEXTS:
         raise DeliveryError("too many kinds of objects for one association; send them apart")
-    ae = AE(ae_title=destination.calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT
-    for sop_class, syntax in sorted(contexts):
-        ae.add_requested_context(sop_class, syntax)
-    where = f"{destination.called} at {destination.host}:{destination.port}"
-    association = ae.associate(destination.host, destination.port, ae_title=destination.called)
-    if not association.is_established:
-        raise DeliveryError(f"no association with {where}; does it run, and know our AE title?")
+    offered = [build_context(sop_class, syntax) for sop_class, syntax in sorted(contexts)]
     refused = []
-    try:
+    with association(destination, offered, _TIMEOUT) as peer:
         for number, path in enumerate(paths, start=1):
             try:
-                status = association.send_c_store(path).get("Status")
+                status = peer.send_c_store(path).get("Status")
             except (ValueError, RuntimeError) as error:
                 refused.append(f"{path.name}: {error}")
                 continue
@@ -69,6 +52,4 @@ def send_files(
                 code = "no answer" if status is None else f"status 0x{status:04X}"
                 refused.append(f"{path.name}: {code}")
             progress(number)
-    finally:
-        association.release()
     return refused

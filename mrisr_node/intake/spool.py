@@ -1,8 +1,8 @@
 """Received instances on disk: durable before they are acknowledged.
 
-File names come from digests, never from what was received. The order is: file written and synced,
-renamed into place, folder synced, row committed. A crash in between leaves a file without a row,
-which the next attempt of the sender overwrites, never a row without its file.
+File names come from digests, never from what was received. The order is: draft written and synced,
+renamed into place, folder synced, row committed. A crash in between leaves a draft, or a file
+without a row, which the next attempt of the sender overwrites; never a row without its file.
 """
 
 from __future__ import annotations
@@ -11,21 +11,30 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+
+from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.errors import NodeError
+from mrisr_node.intake.commits import Commits
 from mrisr_node.intake.screening import Header
 from mrisr_node.records import Instance, Rejection, Series, State
 
-__all__ = ["OutOfSpace", "Spool", "StoreOutcome"]
+__all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome"]
+
+_DRAFTS = "drafts"
 
 
 class OutOfSpace(NodeError):
     """The disk is too full to accept anything."""
 
 
-class StoreOutcome:
+class StoreOutcome(StrEnum):
     """What became of a stored instance."""
 
     NEW = "new"
@@ -33,66 +42,191 @@ class StoreOutcome:
     DIFFERENT = "different"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A received file that is nothing yet: neither screened nor known to the records."""
+
+    path: Path
+    sha256: str
+    size: int
+
+    def sync(self) -> None:
+        """Make its bytes durable."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def drop(self) -> None:
+        """Remove it, if it has not become anything."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A screened draft on its way into the records."""
+
+    header: Header
+    draft: Draft
+    sender: str
+    path: Path
+
+
 class Spool:
-    """The folder of received instances, and the quarantine beside it."""
+    """The folder of received instances, and the quarantine beside it.
+
+    Parameters
+    ----------
+    folder, quarantine
+        Made if missing; on one file system.
+    minimum_free
+        Bytes that stay free on it.
+    """
 
     def __init__(self, folder: Path, quarantine: Path, minimum_free: int) -> None:
         self._folder = folder
+        self._drafts = folder / _DRAFTS
         self._quarantine = quarantine
         self._minimum_free = minimum_free
-        for path in (folder, quarantine):
+        for path in (folder, self._drafts, quarantine):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._commits = Commits(self._commit)
+        self._durable: set[Path] = set()
 
     def check_space(self, size: int) -> None:
         """Raise `OutOfSpace` where `size` more bytes would go below the watermark."""
         if shutil.disk_usage(self._folder).free - size < self._minimum_free:
             raise OutOfSpace("free space is below minimum_free_bytes; nothing is accepted")
 
-    def store(self, header: Header, encoded: bytes, sender: str) -> str:
-        """Keep an instance; return one of `StoreOutcome` once it is durable.
+    def clear_drafts(self) -> int:
+        """Remove what a receiver that was killed has not acknowledged; return how many files.
+
+        Only for when no receiver runs.
+        """
+        leftovers = list(self._drafts.iterdir())
+        for path in leftovers:
+            path.unlink()
+        return len(leftovers)
+
+    def draft(self, encoded: bytes) -> Draft:
+        """Write a received file, not synced yet."""
+        path = self._drafts / f"{os.getpid()}-{time.monotonic_ns()}-{os.urandom(4).hex()}"
+        try:
+            path.write_bytes(encoded)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Draft(path, hashlib.sha256(encoded).hexdigest(), len(encoded))
+
+    def store(self, header: Header, draft: Draft, sender: str, address: str = "") -> StoreOutcome:
+        """Keep a synced draft; return what became of it once that is durable.
 
         An instance that comes again with the same bytes is kept once. The same UID with other bytes
         is not believed: the first is kept, the second goes to quarantine.
         """
-        digest = hashlib.sha256(encoded).hexdigest()
         folder = hashlib.sha256(header.series_instance_uid.encode()).hexdigest()[:40]
         name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()[:40]
         # With the content in its name, no file ever takes the place of another one.
-        path = self._folder / folder / f"{name}-{digest[:24]}.dcm"
-        _write_durably(path, encoded)
-        with records.transaction():
-            known = Instance.get_or_none(Instance.sop_instance_uid == header.sop_instance_uid)
-            if known is None:
-                Instance.create(
-                    series=_series_of(header, sender),
-                    sop_instance_uid=header.sop_instance_uid,
-                    path=str(path.relative_to(self._folder)),
-                    sha256=digest,
-                    size=len(encoded),
-                    sender=sender,
-                )
-                return StoreOutcome.NEW
-        if self._folder / known.path != path:
-            path.unlink()
-        if known.sha256 == digest:
-            return StoreOutcome.SAME
-        reason = "the same SOP instance came before with other content"
-        self.reject(encoded, reason, sender, header.sop_instance_uid)
-        return StoreOutcome.DIFFERENT
+        path = self._folder / folder / f"{name}-{draft.sha256[:24]}.dcm"
+        outcome = self._commits.add(_Kept(header, draft, sender, path))
+        if outcome is StoreOutcome.DIFFERENT:
+            reason = "the same SOP instance came before with other content"
+            self.reject(draft, reason, sender, header.sop_instance_uid, address)
+        draft.drop()
+        return outcome
 
-    def reject(self, encoded: bytes, reason: str, sender: str, sop_instance_uid: str = "") -> None:
-        """Keep an object that is not accepted, once, with its reason."""
-        path = self._quarantine / f"{hashlib.sha256(encoded).hexdigest()[:40]}.dcm"
-        _write_durably(path, encoded)
+    def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
+        """Make several drafts instances; all are durable after it, or none is."""
+        with records.connection():
+            self._place([kept for kept in batch if _known(kept) is None])
+            try:
+                with records.transaction():
+                    return [self._record(kept) for kept in batch]
+            finally:
+                # What cannot be taken back now is a file without a row, and no lie.
+                with suppress(PeeweeException, OSError):
+                    self._withdraw(batch)
+
+    def _place(self, batch: Sequence[_Kept]) -> None:
+        """Give drafts their final names, durably."""
+        folders = set()
+        for kept in batch:
+            folder = kept.path.parent
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folders.add(folder)
+            # A file of that name holds the same bytes, and was synced before it got the name.
+            with suppress(FileExistsError):
+                os.link(kept.draft.path, kept.path)
+        if not folders <= self._durable:
+            _sync_folder(self._folder)
+        for folder in folders:
+            _sync_folder(folder)
+        self._durable |= folders
+
+    def _record(self, kept: _Kept) -> StoreOutcome:
+        """Write the row of a file; the write lock is held."""
+        known = _known(kept)
+        if known is not None:
+            same = known.sha256 == kept.draft.sha256
+            return StoreOutcome.SAME if same else StoreOutcome.DIFFERENT
+        if not kept.path.exists():
+            # Another process put the same bytes there, failed, and took them back.
+            self._place([kept])
+        Instance.create(
+            series=_series_of(kept.header, kept.sender),
+            sop_instance_uid=kept.header.sop_instance_uid,
+            path=str(kept.path.relative_to(self._folder)),
+            sha256=kept.draft.sha256,
+            size=kept.draft.size,
+            sender=kept.sender,
+        )
+        return StoreOutcome.NEW
+
+    def _withdraw(self, batch: Sequence[_Kept]) -> None:
+        """Take back the files that no row names: not committed, or another was first."""
+        names = {str(kept.path.relative_to(self._folder)): kept.path for kept in batch}
+        rows = Instance.select(Instance.path).where(Instance.path.in_(list(names)))
+        if len(names) == rows.count():
+            return
+        with records.transaction():
+            for name in names.keys() - {row.path for row in rows}:
+                names[name].unlink(missing_ok=True)
+
+    def reject(
+        self,
+        draft: Draft,
+        reason: str,
+        sender: str,
+        sop_instance_uid: str = "",
+        address: str = "",
+    ) -> None:
+        """Keep an object that is not accepted, once, with its reason and where it came from."""
+        draft.sync()
+        path = self._quarantine / f"{draft.sha256[:40]}.dcm"
+        with suppress(FileExistsError):
+            os.link(draft.path, path)
+        _sync_folder(self._quarantine)
         if not Rejection.select().where(Rejection.path == path.name).exists():
             Rejection.create(
-                path=path.name, reason=reason, sender=sender, sop_instance_uid=sop_instance_uid[:64]
+                path=path.name,
+                reason=reason,
+                sender=sender,
+                sop_instance_uid=sop_instance_uid[:64],
+                address=address,
             )
 
     def paths(self, series: Series) -> list[Path]:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
         rows = Instance.select().where(Instance.series == series)
         return [self._folder / row.path for row in rows.order_by(Instance.sop_instance_uid)]
+
+
+def _known(kept: _Kept) -> Instance | None:
+    known: Instance | None = Instance.get_or_none(
+        Instance.sop_instance_uid == kept.header.sop_instance_uid
+    )
+    return known
 
 
 def _series_of(header: Header, sender: str) -> Series:
@@ -113,18 +247,6 @@ def _series_of(header: Header, sender: str) -> Series:
     if State(series.state) is not State.RECEIVING:
         series.move(State.RECEIVING, "a late slice arrived")
     return series
-
-
-def _write_durably(path: Path, encoded: bytes) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    with draft.open("wb") as file:
-        file.write(encoded)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync_folder(path.parent)
-    _sync_folder(path.parent.parent)
 
 
 def _sync_folder(folder: Path) -> None:

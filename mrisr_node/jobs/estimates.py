@@ -25,6 +25,7 @@ _REFERENCE: dict[Stage, float] = {
     Stage.WRITE: 3.0,
     Stage.STORE: 3.0,
     Stage.CONFIRM: 1.0,
+    Stage.COMMIT: 1.0,
 }
 
 

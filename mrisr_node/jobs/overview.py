@@ -8,6 +8,7 @@ from typing import Any
 from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, time_left
+from mrisr_node.jobs.stages import SENDING
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State
 
 __all__ = ["SeriesOverview", "count", "find", "overview"]
@@ -29,12 +30,16 @@ class SeriesOverview:
     reason: str
     received_at: float
     state_at: float
+    copies_deleted_at: float | None
+    """When the files of its instances were deleted here; the PACS has them."""
     recipe: str | None
     stage: str | None
     progress: float
     """Part of the current stage that is done, 0 to 1."""
     time_left: Estimate | None
     result_series_uid: str | None
+    dead_letter: bool
+    """The PACS did not take its result, which is kept and can be sent again."""
 
 
 def overview(
@@ -83,11 +88,13 @@ def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attr
         reason=series.reason,
         received_at=series.received_at,
         state_at=series.state_at,
+        copies_deleted_at=series.copies_deleted_at,
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
         time_left=time_left(job) if job and State(series.state) in ACTIVE else None,
         result_series_uid=_newest_result(series),
+        dead_letter=bool(job and series.state == State.FAILED.value and job.stage in SENDING),
     )
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from mrisr_node import __version__
+from mrisr_node.errors import ResultGone
+from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.jobs.dead_letters import has_whole_result
 from mrisr_node.jobs.stages import Stage
+from mrisr_node.results.commitment import require_promise
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
 from mrisr_node.settings import BrainMethod, Recipe, Settings
@@ -110,7 +115,7 @@ def run_stage(stage: Stage, workspace: Workspace) -> None:
 def outcome(workspace: Workspace) -> dict[str, Any]:
     """Return what is known about a result: how it was made, and how faithful it is."""
     known: dict[str, Any] = {}
-    for name in ("source", "brain", "superresolve", "result"):
+    for name in ("source", "brain", "superresolve", "result", "commitment"):
         if (workspace.folder / f"{name}.json").is_file():
             known[name] = workspace.read(name)
     return known
@@ -317,15 +322,31 @@ def _sentence(workspace: Workspace) -> str:
     return " ".join(sentences)
 
 
+def _written(workspace: Workspace) -> list[Path]:
+    """Return the result's DICOM files, in order and all of them."""
+    if not has_whole_result(workspace.folder):
+        raise ResultGone("the files of the result are gone; try again, and it is computed anew")
+    return sorted(workspace.result_dir.glob("*.dcm"))
+
+
 def _store(workspace: Workspace) -> None:
-    paths = sorted(workspace.result_dir.glob("*.dcm"))
-    Pacs(workspace.settings).store(paths, workspace.progress)
+    Pacs(workspace.settings).store(_written(workspace), workspace.progress)
 
 
 def _confirm(workspace: Workspace) -> None:
     result = workspace.read("result")
+    sent = [reference_of(path)[1] for path in _written(workspace)]
     Pacs(workspace.settings).confirm(
-        result["study_instance_uid"], result["series_instance_uid"], result["instances"]
+        result["study_instance_uid"], result["series_instance_uid"], sent
+    )
+
+
+def _commit(workspace: Workspace) -> None:
+    require_promise(
+        workspace.settings,
+        [reference_of(path) for path in _written(workspace)],
+        outcome(workspace).get("commitment", {}),
+        partial(workspace.note, "commitment"),
     )
 
 
@@ -352,4 +373,5 @@ _STAGES: dict[Stage, Callable[[Workspace], None]] = {
     Stage.WRITE: _write,
     Stage.STORE: _store,
     Stage.CONFIRM: _confirm,
+    Stage.COMMIT: _commit,
 }

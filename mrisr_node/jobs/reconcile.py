@@ -19,7 +19,7 @@ from peewee import PeeweeException
 from mrisr_node import records
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import unsuitable_kind
-from mrisr_node.records import ACTIVE, Instance, Job, Series, State
+from mrisr_node.records import ACTIVE, Failure, Instance, Job, Series, State
 from mrisr_node.settings import Settings
 
 __all__ = ["Reconciler"]
@@ -102,9 +102,12 @@ class Reconciler:
     def _look_at(self, found: dict[str, Any]) -> bool:
         tags = found["MainDicomTags"]
         uid, there = tags.get("SeriesInstanceUID", ""), len(found["Instances"])
-        if not found.get("IsStable") or not there or self._ours(uid) or self._old(found):
+        if not found.get("IsStable") or not there or self._ours(uid):
             return False
         known = Series.get_or_none(Series.series_instance_uid == uid)
+        awaited = known is not None and known.state == State.RECEIVING.value
+        if self._old(found) and not awaited:
+            return False
         if known is not None:
             here = Instance.select().where(Instance.series == known).count()
             state = State(known.state)
@@ -157,6 +160,8 @@ class Reconciler:
             )
             series.move(State.COMPLETE, "in the PACS, not sent to the node")
             series.move(state, reason)
+            if state is State.FAILED:
+                Failure.create(series=series, stage="forwarding", kind="NothingArrived")
 
     def _ask(self, found: dict[str, Any], unknown: bool) -> bool:
         """Have Orthanc send a series, ever less often where that does not help."""

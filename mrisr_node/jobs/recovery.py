@@ -8,9 +8,10 @@ import socket
 import time
 
 from mrisr_node import records
+from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
-from mrisr_node.jobs.stages import Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, Job, Series, State, Transition
+from mrisr_node.jobs.stages import SENDING, Stage, queue_of, stages_of
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, Transition
 from mrisr_node.settings import Recipe
 
 __all__ = ["recover", "retry"]
@@ -28,14 +29,15 @@ def recover(queues: Queues) -> int:
     """
     waiting: dict[object, set[int]] = {}
     woken = 0
-    for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
+    # Read to the end before anything is written (see `Assembly.sweep`).
+    for series in list(Series.select().where(Series.state.in_([s.value for s in ACTIVE]))):
         job = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         if job is None:
             # Only a crash between two rows of one transaction could do this, so it cannot; but a
             # series must never wait for ever.
             series.move(State.FAILED, "the series was queued without a job; try it again")
             continue
-        if job.not_before > time.time() or not _free(job):
+        if not is_due(job.not_before, time.time()) or not _free(job):
             continue
         queue = queue_of(Stage(job.stage) if job.stage else stages_of(Recipe(job.recipe))[0])
         if queue not in waiting:
@@ -58,15 +60,24 @@ def retry(series_id: int) -> None:
         series = Series.get_by_id(series_id)
         series.move(State.QUEUED, "tried again")
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-        if last is None or not _failed_in_a_job(series):
-            # It failed before it had a job, or a late slice took the last one's worth: completeness
-            # and selection have to look at it first.
+        gone = series.copies_deleted_at is not None
+        if last is None or gone or not _failed_in_a_job(series):
+            # It failed before it had a job, has to be sent again, or a late slice took the last
+            # job's worth: completeness and selection have to look at it first.
             series.move(State.RECEIVING, "tried again")
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
-            # The same job goes on where it failed, so that what was stored already stays true.
+            # The same job goes on where it failed, so that what was stored already stays true. What
+            # was stored and not shown is stored again.
+            sending = last.stage in SENDING
             Job.update(
-                attempts=0, not_before=0.0, lease_owner=None, lease_until=0.0, finished_at=None
+                stage=Stage.STORE.value if sending else last.stage,
+                progress=0.0,
+                attempts=0,
+                not_before=0.0,
+                lease_owner=None,
+                lease_until=0.0,
+                finished_at=None,
             ).where(Job.id == last.id).execute()
 
 
@@ -88,6 +99,8 @@ def _free(job: Job) -> bool:
     Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
         Job.id == job.id, Job.lease_owner == job.lease_owner
     ).execute()
+    stage = job.stage or stages_of(Recipe(job.recipe))[0].value
+    Failure.create(series=job.series_id, stage=stage, kind=DIED)
     _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")
     return True
 

@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from mrisr_node.errors import NodeError, NotEligible
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
-from mrisr_node.jobs.stages import Stage, stages_of
+from mrisr_node.jobs.stages import SENDING, Stage, stages_of
 from mrisr_node.settings import Settings
 
 __all__ = ["Resolved", "find_series", "resolve_folder"]
@@ -93,7 +93,7 @@ def _resolve(
 ) -> Resolved:
     seconds: dict[str, float] = {}
     for stage in stages_of(settings.recipe):
-        if stage in (Stage.STORE, Stage.CONFIRM):
+        if stage in SENDING:
             continue
         report(uid, stage, 0.0)
         workspace = Workspace(

@@ -11,7 +11,16 @@ from enum import StrEnum
 from mrisr_node.records import State
 from mrisr_node.settings import Recipe
 
-__all__ = ["Queue", "Stage", "following", "queue_of", "stages_of", "state_of"]
+__all__ = [
+    "SENDING",
+    "Queue",
+    "Stage",
+    "following",
+    "queue_of",
+    "stages_of",
+    "state_of",
+    "worker_name",
+]
 
 
 class Queue(StrEnum):
@@ -34,6 +43,7 @@ class Stage(StrEnum):
     WRITE = "write"
     STORE = "store"
     CONFIRM = "confirm"
+    COMMIT = "commit"
 
 
 _QUEUES = {
@@ -41,12 +51,16 @@ _QUEUES = {
     Stage.WRITE: Queue.DELIVERY,
     Stage.STORE: Queue.DELIVERY,
     Stage.CONFIRM: Queue.DELIVERY,
+    Stage.COMMIT: Queue.DELIVERY,
 }
 _STATES = {
     Queue.CPU: State.PREPARING,
     Queue.GPU: State.RESOLVING,
     Queue.DELIVERY: State.DELIVERING,
 }
+SENDING = frozenset({Stage.STORE, Stage.CONFIRM, Stage.COMMIT})
+"""Stages that need nothing but the written result; whichever fails, it is stored again."""
+
 # Reading keeps the scanner's intensities, so the native recipe neither corrects nor registers.
 _MNI_ONLY = frozenset({Stage.BIAS, Stage.REGISTER})
 
@@ -64,6 +78,11 @@ def queue_of(stage: Stage) -> Queue:
 def state_of(stage: Stage) -> State:
     """Return the state that a series is in while a stage runs."""
     return _STATES[queue_of(stage)]
+
+
+def worker_name(queue: Queue) -> str:
+    """Return what the worker of a queue is called in log, monitoring and supervision."""
+    return f"{queue.value}-worker"
 
 
 def following(recipe: Recipe, stage: Stage) -> Stage | None:

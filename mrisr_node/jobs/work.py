@@ -14,12 +14,42 @@ from pathlib import Path
 from peewee import PeeweeException
 
 from mrisr_node import records
-from mrisr_node.errors import DeliveryError, NodeError, NotEligible, SeriesError, StageError
+from mrisr_node.beats import alive
+from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
+from mrisr_node.errors import (
+    DeliveryError,
+    NodeError,
+    NotEligible,
+    NotYet,
+    ResultGone,
+    SeriesError,
+    StageError,
+)
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
 from mrisr_node.jobs.queues import Queues
-from mrisr_node.jobs.stages import Queue, Stage, following, queue_of, stages_of, state_of
-from mrisr_node.records import ACTIVE, Instance, Job, Series, StageRun, State, StateError
+from mrisr_node.jobs.stages import (
+    SENDING,
+    Queue,
+    Stage,
+    following,
+    queue_of,
+    stages_of,
+    state_of,
+    worker_name,
+)
+from mrisr_node.logs import words_of
+from mrisr_node.records import (
+    ACTIVE,
+    DIED,
+    Failure,
+    Instance,
+    Job,
+    Series,
+    StageRun,
+    State,
+    StateError,
+)
 from mrisr_node.settings import Recipe, Settings
 
 __all__ = ["LEASE_SECONDS", "Worker"]
@@ -29,14 +59,14 @@ _log = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 _HEARTBEAT = 5.0
 _PROGRESS_EVERY = 1.0
-_LONGEST_DELAY = 3600.0
 
 
 class Worker:
     """Runs jobs of one queue in this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, jitter: Jitter = jitter) -> None:
         self._settings = settings
+        self._jitter = jitter
         self._owner = records.owner_name()
         self._spool = Spool(
             settings.spool_dir, settings.quarantine_dir, settings.minimum_free_bytes
@@ -46,7 +76,8 @@ class Worker:
     def run(self, queue: Queue) -> None:
         """Work on a queue until the process is told to stop."""
         _log.info("worker for %s starts", queue.value)
-        self._queues.consume(queue)
+        with alive(worker_name(queue)):
+            self._queues.consume(queue)
         # Told to stop, not killed: what it worked on goes on elsewhere and was no failed attempt.
         Job.update(lease_owner=None, lease_until=0.0).where(
             Job.lease_owner == self._owner
@@ -66,7 +97,7 @@ class Worker:
         with records.transaction():
             job: Job | None = Job.get_or_none(Job.id == job_id)
             now = time.time()
-            if job is None or not _wanted(job) or job.not_before > now:
+            if job is None or not _wanted(job) or not is_due(job.not_before, now):
                 return None
             stage = _current(job)
             if queue_of(stage) is not queue:
@@ -75,6 +106,7 @@ class Worker:
                 if job.lease_until > now:
                     return None
                 job.attempts += 1  # its owner died
+                Failure.create(series=job.series_id, stage=stage.value, kind=DIED)
             job.stage = stage.value
             job.lease_owner, job.lease_until = self._owner, now + LEASE_SECONDS
             job.started_at = job.started_at or now
@@ -92,18 +124,24 @@ class Worker:
                 self._leave(job)
                 return
             except (NotEligible, SeriesError, StageError) as error:
+                if isinstance(error, ResultGone):
+                    job.stage = ""  # the next try begins at the first stage
                 self._end(job, State.FAILED, f"{stage.value}: {error}")
                 return
             except DeliveryError as error:
                 self._later(job, stage, error)
                 return
+            except NotYet as error:
+                job.stage, job.not_before = stage.value, time.time() + error.delay
+                self._wait(job, str(error), error.delay)
+                return
             except Exception as error:  # noqa: BLE001 - a job never ends without a reason
                 _log.exception("job %d failed in %s", job.id, stage.value)
                 self._retry_or_end(job, stage, error)
                 return
-            # Storing and confirming count as one: a PACS that takes everything and shows nothing
-            # must not be tried for ever.
-            if stage is not Stage.STORE:
+            # Storing and what proves it count as one: a PACS that takes everything and shows
+            # nothing must not be tried for ever.
+            if stage not in SENDING:
                 job.attempts = 0
             stage = following(recipe, stage)
             job.stage, job.progress = (stage.value if stage else ""), 0.0
@@ -143,7 +181,12 @@ class Worker:
             progress=_ProgressWriter(job.id, lambda: self._require_mine(job)),
             remarks=_remarks(job),
         )
-        run_stage(stage, workspace)
+        try:
+            run_stage(stage, workspace)
+        except Exception as error:
+            kind = type(error).__name__
+            Failure.create(series=job.series_id, stage=stage.value, kind=kind)
+            raise
         run.seconds, run.finished = time.monotonic() - started, True
         run.peak_bytes = _peak_memory()
         known = outcome(workspace)
@@ -151,14 +194,16 @@ class Worker:
         if stage is Stage.WRITE:
             job.result_series_uid = known["result"]["series_instance_uid"]
             job.result_instances = known["result"]["instances"]
-        elif following(Recipe(job.recipe), stage) is None:
+        elif stage is Stage.CONFIRM:
             job.delivered_at = time.time()
+        elif stage is Stage.COMMIT:
+            job.committed_at = known.get("commitment", {}).get("committed_at")
         # What was found out counts only if the job still does when it is written down.
         with records.transaction():
             self._require_mine(job)
             run.save()
             job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances,
-                           Job.delivered_at])  # fmt: skip
+                           Job.delivered_at, Job.committed_at])  # fmt: skip
 
     def _allowed(self, stage: Stage) -> int:
         """Return how often a stage may be tried; delivery waits for a PACS that is down."""
@@ -172,26 +217,29 @@ class Worker:
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {error} (tried {job.attempts} times)")
             return
-        delay = min(self._settings.delivery_first_delay * 2 ** (job.attempts - 1), _LONGEST_DELAY)
-        # What was stored and is not shown may have been lost: store again before asking again.
-        stage = Stage.STORE if stage is Stage.CONFIRM else stage
+        delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
+        # What was stored and is not shown, or not kept, is lost: store again before asking again.
+        stage = Stage.STORE if stage in SENDING else stage
         job.stage, job.progress, job.not_before = stage.value, 0.0, time.time() + delay
+        job.delivered_at = None
         self._wait(job, str(error), delay)
 
     def _retry_or_end(self, job: Job, stage: Stage, error: Exception) -> None:
         job.attempts += 1
-        words = f"{type(error).__name__}: {error}"[:300]
+        words = words_of(error)[:300]
         if job.attempts >= self._allowed(stage):
             self._end(job, State.FAILED, f"{stage.value}: {words} (tried {job.attempts} times)")
             return
-        job.not_before = time.time() + self._settings.delivery_first_delay
-        self._wait(job, f"{stage.value}: {words}", self._settings.delivery_first_delay)
+        delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
+        job.not_before = time.time() + delay
+        self._wait(job, f"{stage.value}: {words}", delay)
 
     def _wait(self, job: Job, reason: str, delay: float) -> None:
         """Let go of a job until its next try, and say why."""
         with records.transaction():
             if self._mine(job):
-                job.save(only=[Job.stage, Job.progress, Job.not_before, Job.attempts])
+                job.save(only=[Job.stage, Job.progress, Job.not_before, Job.attempts,
+                               Job.delivered_at])  # fmt: skip
                 Series.update(reason=f"{reason}; next try in {delay:.0f} s").where(
                     Series.id == job.series_id
                 ).execute()
@@ -199,6 +247,8 @@ class Worker:
         self._release(job)
 
     def _end(self, job: Job, state: State, reason: str) -> None:
+        if state is State.FAILED and job.stage in SENDING:
+            reason += ". The result is kept and can be sent again"
         with records.transaction():
             if not self._mine(job):
                 self._leave(job)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -30,7 +28,7 @@ from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import ensure_admin
 
-__all__ = ["Node", "child_environment", "is_running", "stop_on_signals", "up"]
+__all__ = ["Node", "is_running", "stop_on_signals", "up"]
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +67,6 @@ class _Child:
 
 def _print(line: str) -> None:
     print(line, flush=True)
-
-
-def child_environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with every setting in it, so that children see the same."""
-    environment = dict(os.environ)
-    for name, value in settings.model_dump(mode="json").items():
-        text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-        environment[f"MRISR_{name.upper()}"] = text
-    return environment
 
 
 class Node:
@@ -206,7 +195,7 @@ class Node:
             self._started.set()
 
     def _start_all(self) -> None:
-        environment = child_environment(self.settings)
+        environment = self.settings.environment()
         self._reaper = subprocess.Popen(
             [sys.executable, "-m", "mrisr_node.node.reaper"],
             stdin=subprocess.PIPE,

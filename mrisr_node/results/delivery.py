@@ -1,31 +1,39 @@
 """Results into the PACS, and the proof that they are there.
 
-STOW-RS (PS3.18 10.5) or C-STORE (PS3.4 B) bring them; QIDO-RS (PS3.18 10.6) counts them afterwards,
+STOW-RS (PS3.18 10.5) or C-STORE (PS3.4 B) bring them; QIDO-RS (PS3.18 10.6) shows them afterwards,
 since an answer of success is only a promise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-from pynetdicom import AE
+from pynetdicom import build_context
 
 from mrisr_node.errors import DeliveryError
+from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.tls import client_context
+from mrisr_node.results.bounded_http import BoundedSession
 from mrisr_node.settings import Delivery, Settings
 
 __all__ = ["Pacs"]
 
 # Instances a request: enough to be quick, few enough that a request fits in memory.
 _BATCH = 24
-_TIMEOUT = 120
+
+# What goes wrong on the way, and what dicomweb-client raises on an answer that is none.
+_FAILURES = (
+    *(requests.RequestException, OSError),
+    *(ValueError, KeyError, TypeError, AttributeError, SyntaxError),
+)
 
 Progress = Callable[[float], None]
 
@@ -42,46 +50,87 @@ class Pacs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    @property
+    def destination(self) -> Destination:
+        """Where it takes associations, and as whom we ask for them."""
+        settings = self._settings
+        return Destination(
+            settings.pacs_host, settings.pacs_port, settings.pacs_ae_title, settings.ae_title
+        )
+
     def store(self, paths: Sequence[Path], progress: Progress) -> None:
         """Send instances; those that the PACS already has are no error.
 
         Raises
         ------
         DeliveryError
-            The PACS cannot be reached, or refused an instance.
+            The PACS cannot be reached, takes too long, or refused an instance.
         """
         send = self._stow if self._settings.delivery is Delivery.STOW else self._c_store
         for done in send(paths):
             progress(done / len(paths))
 
-    def count(self, study_instance_uid: str, series_instance_uid: str) -> int:
-        """Return how many instances of a series the PACS shows.
+    def instances(
+        self, study_instance_uid: str, series_instance_uid: str, until: Collection[str] = ()
+    ) -> set[str]:
+        """Return the SOP Instance UIDs of a series that the PACS shows.
+
+        Parameters
+        ----------
+        until
+            Enough where all of these are among them; none: all.
 
         Raises
         ------
         DeliveryError
             The PACS cannot be asked.
         """
+        shown: set[str] = set()
         try:
             with self._client() as client:
-                found = client.search_for_instances(study_instance_uid, series_instance_uid)
-        except (requests.RequestException, OSError) as error:
+                # A PACS may answer in pages, and may ignore the offset: it ends with nothing new.
+                while (
+                    page := {
+                        str(one["00080018"]["Value"][0])
+                        for one in client.search_for_instances(
+                            study_instance_uid, series_instance_uid, offset=len(shown) or None
+                        )
+                    }
+                    - shown
+                ):
+                    shown |= page
+                    if until and shown.issuperset(until):
+                        break
+        except _FAILURES as error:
             raise DeliveryError(f"the PACS cannot be asked: {_short(error)}") from error
-        return len(found)
+        return shown
 
-    def confirm(self, study: str, series: str, expected: int) -> None:
-        """Raise `DeliveryError` unless the PACS shows all instances of a series."""
-        found = self.count(study, series)
-        if found != expected:
-            raise DeliveryError(f"the PACS shows {found} of {expected} instances that it accepted")
+    def count(self, study_instance_uid: str, series_instance_uid: str) -> int:
+        """Return how many instances of a series the PACS shows."""
+        return len(self.instances(study_instance_uid, series_instance_uid))
+
+    def confirm(self, study: str, series: str, sent: Collection[str]) -> None:
+        """Raise `DeliveryError` unless the PACS shows exactly the instances that were sent."""
+        shown = self.instances(study, series, until=sent)
+        if missing := set(sent) - shown:
+            there = len(sent) - len(missing)
+            raise DeliveryError(f"the PACS shows {there} of {len(sent)} instances that it accepted")
+        if more := shown - set(sent):
+            raise DeliveryError(
+                f"the PACS shows {len(more)} instances in the result's series that are not of it"
+            )
 
     @contextmanager
     def _client(self) -> Iterator[DICOMwebClient]:
-        with _Session() as session:
-            session.auth = (self._settings.orthanc_username, self._settings.pacs_password())
+        settings = self._settings
+        with BoundedSession(settings.network_timeout, settings.delivery_timeout) as session:
+            session.auth = (settings.orthanc_username, settings.pacs_password())
             # Proxies of the environment are for the internet, not for the PACS.
             session.trust_env = False
-            yield DICOMwebClient(url=f"{self._settings.pacs_url}/dicom-web", session=session)
+            client = DICOMwebClient(url=f"{settings.pacs_url}/dicom-web", session=session)
+            # Trying again is for the job, whose delays grow.
+            client.set_http_retry_params(retry=False)
+            yield client
 
     def _stow(self, paths: Sequence[Path]) -> Iterator[int]:
         with self._client() as client:
@@ -89,53 +138,53 @@ class Pacs:
                 batch = [dcmread(path) for path in paths[start : start + _BATCH]]
                 try:
                     answer = client.store_instances(batch)
-                except (requests.RequestException, OSError) as error:
+                except _FAILURES as error:
                     raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
-                _check_stow(answer, len(batch))
+                _check_stow(answer, {str(dataset.SOPInstanceUID) for dataset in batch})
                 yield start + len(batch)
 
     def _c_store(self, paths: Sequence[Path]) -> Iterator[int]:
-        settings = self._settings
-        ae = AE(ae_title=settings.ae_title)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = settings.network_timeout
-        ae.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
-        where = f"{settings.pacs_ae_title} at {settings.pacs_host}:{settings.pacs_port}"
-        association = ae.associate(
-            settings.pacs_host, settings.pacs_port, ae_title=settings.pacs_ae_title
-        )
-        if not association.is_established:
-            raise DeliveryError(f"no association with {where}")
-        try:
-            for number, path in enumerate(paths, start=1):
-                status = association.send_c_store(path)
+        where, settings = self.destination, self._settings
+        offered = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
+        ends = 0.0
+        tls = client_context(settings) if settings.pacs_tls else None
+        with association(where, offered, settings.network_timeout, tls=tls) as peer:
+            for number, path in enumerate(paths):
+                if number % _BATCH == 0:
+                    ends = time.monotonic() + settings.delivery_timeout
+                if time.monotonic() > ends:
+                    raise DeliveryError(
+                        f"C-STORE to {where} took longer than {settings.delivery_timeout:.0f} s"
+                        f" for {_BATCH} instances (delivery_timeout)"
+                    )
+                try:
+                    status = peer.send_c_store(path)
+                except RuntimeError as error:
+                    raise DeliveryError(f"C-STORE to {where}: the association ended") from error
                 if "Status" not in status or status.Status not in (0x0000, 0xB000, 0xB006, 0xB007):
                     code = f"0x{status.Status:04X}" if "Status" in status else "no answer"
                     raise DeliveryError(f"C-STORE to {where} refused: {code}")
-                yield number
-        finally:
-            association.release()
+                yield number + 1
 
 
-def _check_stow(answer: Dataset, count: int) -> None:
+def _check_stow(answer: Dataset, sent: set[str]) -> None:
+    """Raise `DeliveryError` unless the answer says of each instance that it is stored."""
     failed = answer.get("FailedSOPSequence") or []
     if failed:
         reason = int(failed[0].get("FailureReason") or 0)
         raise DeliveryError(f"STOW-RS: {len(failed)} instances refused, first with 0x{reason:04X}")
-    stored = len(answer.get("ReferencedSOPSequence") or [])
-    if stored != count:
-        raise DeliveryError(f"STOW-RS: {stored} of {count} instances taken")
-
-
-class _Session(requests.Session):
-    """A session whose every request ends; requests itself waits for ever."""
-
-    def request(self, *args: Any, **keywords: Any) -> requests.Response:  # noqa: ANN401
-        keywords.setdefault("timeout", _TIMEOUT)
-        return super().request(*args, **keywords)
+    stored = {
+        str(item.get("ReferencedSOPInstanceUID"))
+        for item in answer.get("ReferencedSOPSequence") or []
+    }
+    if missing := sent - stored:
+        raise DeliveryError(f"STOW-RS: {len(sent) - len(missing)} of {len(sent)} instances taken")
 
 
 def _short(error: Exception) -> str:
     """Name an error without the addresses and UIDs that its text carries."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
+    if isinstance(error, requests.Timeout):
+        return "it took too long (delivery_timeout)"
     return f"HTTP {status}" if status else type(error).__name__

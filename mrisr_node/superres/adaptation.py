@@ -10,7 +10,7 @@ import numpy as np
 
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fitting import relative_error, restored
-from mrisr_node.superres.optimisers import pick_optimisers
+from mrisr_node.superres.optimisers import descend, pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, AcquisitionRanges, Head, Samples, Source
 from mrisr_node.volumes.degradation import SliceStack
@@ -82,13 +82,8 @@ def adapted(
     optimisers = pick_optimisers(network, _LEARNING_RATE)
     for step in range(steps):
         batch = [samples[step * _BATCH + index] for index in range(_BATCH)]
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-            for group in optimiser.param_groups:
-                group["lr"] = _LEARNING_RATE * (1.0 - step / steps)
-        relative_error(restored(network, batch, device, mixed), batch).backward()  # type: ignore[no-untyped-call]
-        for optimiser in optimisers:
-            optimiser.step()
+        loss = relative_error(restored(network, batch, device, mixed), batch)
+        descend(loss, optimisers, _LEARNING_RATE * (1.0 - step / steps))
         if progress is not None:
             progress((step + 1) / steps)
     return dataclasses.replace(checkpoint, network=network.eval().requires_grad_(False))

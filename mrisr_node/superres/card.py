@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,13 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.volumes.contrast import CONTRASTS
 
-__all__ = ["CARD", "INTENSITY", "Card", "card_schema"]
+__all__ = ["CARD", "INTENSITY", "WEIGHTS", "Card", "card_schema", "described_weights"]
 
 CARD = "card.json"
 """Its file in the folder of a checkpoint."""
+
+WEIGHTS = "weights.safetensors"
+"""What it describes, in the same folder."""
 
 INTENSITY: Final = "divided by the mean intensity inside the brain"
 """What every network sees. One that was trained on anything else cannot be used."""
@@ -199,6 +203,31 @@ class Card:
 
 
 _CARDS = TypeAdapter(Card)
+
+
+def described_weights(folder: Path) -> tuple[Card, bytes]:
+    """Read a checkpoint's card and the weights that it describes.
+
+    Raises
+    ------
+    CheckpointError
+        One of them cannot be read, or the weights are not the card's.
+    """
+    card = Card.load(folder / CARD)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder.name}: {WEIGHTS} cannot be read: {error.strerror}"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != card.weights_sha256:
+        raise CheckpointError(
+            f"{folder.name}: {WEIGHTS} is not the file that its card describes "
+            f"(sha256 {digest[:12]}… instead of {card.weights_sha256[:12]}…); "
+            "install the checkpoint again"
+        )
+    return card, content
 
 
 def card_schema() -> dict[str, Any]:

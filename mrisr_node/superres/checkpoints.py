@@ -14,13 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mrisr_node.errors import CheckpointError, OutOfRange
-from mrisr_node.superres.card import CARD, Card
+from mrisr_node.superres.card import CARD, WEIGHTS, Card, described_weights
 from mrisr_node.superres.networks import NETWORKS, build_network
 
 __all__ = ["WEIGHTS", "Card", "Checkpoint", "choose", "fitted", "installed", "save_checkpoint"]
-
-WEIGHTS = "weights.safetensors"
-"""Its file in the folder of a checkpoint."""
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], card: Card) -> Card:
@@ -63,20 +60,7 @@ class Checkpoint:
         CheckpointError
             If a file is missing or damaged, or the weights are not the card's or do not fit.
         """
-        card = Card.load(folder / CARD)
-        try:
-            content = (folder / WEIGHTS).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder.name}: {WEIGHTS} cannot be read: {error.strerror}"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != card.weights_sha256:
-            raise CheckpointError(
-                f"{folder.name}: {WEIGHTS} is not the file that its card describes "
-                f"(sha256 {digest[:12]}… instead of {card.weights_sha256[:12]}…); "
-                "install the checkpoint again"
-            )
+        card, content = described_weights(folder)
         try:
             weights = load(content)
         except SafetensorError as error:

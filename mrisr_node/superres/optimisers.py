@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrisr_node.superres.networks import ResidualBlock
 
-__all__ = ["Muon", "orthogonalised", "pick_optimisers"]
+__all__ = ["Muon", "descend", "orthogonalised", "pick_optimisers"]
 
 _ADAM_SIZE = 0.2  # root mean square of a typical step of Adam, relative to its learning rate
 
@@ -79,3 +79,19 @@ def pick_optimisers(network: nn.Module, learning_rate: float) -> tuple[torch.opt
     others = [weight for weight in network.parameters() if id(weight) not in chosen]
     adam = torch.optim.Adam(others, learning_rate, betas=(0.9, 0.99))
     return (Muon(hidden, learning_rate), adam) if hidden else (adam,)
+
+
+def descend(
+    loss: Tensor, optimisers: Iterable[torch.optim.Optimizer], learning_rate: float
+) -> None:
+    """Take one step down the gradient of ``loss``, its norm limited to one."""
+    optimisers = tuple(optimisers)
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], 1.0)
+    for group in groups:
+        group["lr"] = learning_rate
+    for optimiser in optimisers:
+        optimiser.step()

@@ -25,7 +25,7 @@ from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
 from mrisr_node.superres.networks import FoldedResidual, build_network
-from mrisr_node.superres.optimisers import pick_optimisers
+from mrisr_node.superres.optimisers import descend, pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
@@ -74,14 +74,7 @@ class TrainingState:
 
     def descend(self, loss: Tensor, learning_rate: float) -> None:
         """Take one step down the gradient of ``loss``."""
-        for optimiser in self.optimisers:
-            optimiser.zero_grad()
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        for optimiser in self.optimisers:
-            optimiser.step()
+        descend(loss, self.optimisers, learning_rate)
         self.step += 1
 
     def average(self, decay: float) -> None:

@@ -18,8 +18,11 @@ from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.dicomweb import gateway_router, pacs_client
 from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
+from mrisr_node.web.metrics import metrics_router
 from mrisr_node.web.problems import install_problem_handlers
+from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.viewer import Viewer
 
@@ -53,21 +56,30 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
 
-    @app.get("/healthz", include_in_schema=False)
-    async def alive() -> dict[str, str]:
-        return {"status": "ok"}
-
     @app.get("/", include_in_schema=False)
     async def front_page(request: Request) -> Response:
         person = request.state.person
-        return templates.TemplateResponse(request, "series.html", {"person": person})
+        return templates.TemplateResponse(
+            request, "series.html", {"person": person, "here": "series"}
+        )
+
+    @app.get("/quarantine", include_in_schema=False)
+    async def quarantine_page(request: Request) -> Response:
+        person = request.state.person
+        return templates.TemplateResponse(
+            request, "quarantine.html", {"person": person, "here": "quarantine"}
+        )
 
     @app.get("/viewer", include_in_schema=False)
     async def viewer() -> Response:
         return RedirectResponse("/viewer/", 308)
 
+    health = Health(settings)
+    app.include_router(health_router(health))
+    app.include_router(metrics_router(settings, health))
     app.include_router(sign_in_router(settings, templates))
     app.include_router(jobs_router(settings))
+    app.include_router(quarantine_router(settings))
     app.include_router(gateway_router(settings))
     app.mount("/pages", _Assets(directory=_PAGES))
     app.mount("/viewer", Viewer(settings))

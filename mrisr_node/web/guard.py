@@ -21,7 +21,7 @@ from mrisr_node.web.problems import problem
 
 __all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin"]
 
-PUBLIC = frozenset({"/healthz", "/sign-in", "/pages/style.css", "/pages/icon.svg"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/sign-in", "/pages/style.css", "/pages/icon.svg"})
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -7,6 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
+from mrisr_node.jobs.dead_letters import (
+    NoDeadLetter,
+    dead_letters,
+    send_again,
+    send_all_again,
+)
 from mrisr_node.jobs.overview import SeriesOverview, count, find, overview
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Stage, stages_of
@@ -14,7 +20,7 @@ from mrisr_node.records import State, StateError
 from mrisr_node.settings import Recipe, Settings
 from mrisr_node.web.viewer import comparison_path, study_path
 
-__all__ = ["JobList", "JobView", "TimeLeft", "jobs_router"]
+__all__ = ["JobList", "JobView", "SentAgain", "TimeLeft", "jobs_router"]
 
 _STAGE_NAMES = {
     Stage.CONVERT: "Reading the slices",
@@ -26,6 +32,7 @@ _STAGE_NAMES = {
     Stage.WRITE: "Writing DICOM",
     Stage.STORE: "Sending to the PACS",
     Stage.CONFIRM: "Checking in the PACS",
+    Stage.COMMIT: "Waiting for the PACS to promise to keep it",
 }
 
 
@@ -55,6 +62,9 @@ class JobView(BaseModel):
     reason: str
     received_at: float = Field(description="seconds since 1970")
     state_at: float = Field(description="when it came into this state, seconds since 1970")
+    copies_deleted_at: float | None = Field(
+        description="when its files were deleted here, past retention; the PACS has them"
+    )
     recipe: str | None
     stage: str | None
     stage_name: str | None = Field(description="the stage in words")
@@ -62,16 +72,26 @@ class JobView(BaseModel):
     overall: float = Field(description="part of the way through all stages, 0 to 1")
     time_left: TimeLeft | None
     result_series_uid: str | None
+    dead_letter: bool = Field(
+        description="the PACS did not take the result; it is kept and can be sent again"
+    )
     viewer_url: str | None = Field(
         description="original and result side by side, once the result is in the PACS"
     )
     study_url: str = Field(description="the study in OHIF")
 
 
+class SentAgain(BaseModel):
+    """How many results are sent again."""
+
+    sent_again: int
+
+
 class JobList(BaseModel):
     """A page of series, newest first."""
 
     total: int
+    dead_letters: int = Field(description="results of all series that can be sent again")
     limit: int
     offset: int
     items: list[JobView]
@@ -95,7 +115,17 @@ def jobs_router(settings: Settings) -> APIRouter:
     ) -> JobList:
         rows = overview(state=state, limit=limit, offset=offset)
         items = [_view(settings, row) for row in rows]
-        return JobList(total=count(state), limit=limit, offset=offset, items=items)
+        return JobList(
+            total=count(state),
+            dead_letters=len(dead_letters()),
+            limit=limit,
+            offset=offset,
+            items=items,
+        )
+
+    @router.post("/send-again", summary="Send every result again that the PACS did not take")
+    def send_all() -> SentAgain:
+        return SentAgain(sent_again=send_all_again(settings))
 
     @router.get("/{series_id}", summary="One series")
     def one_job(series_id: int) -> JobView:
@@ -109,6 +139,15 @@ def jobs_router(settings: Settings) -> APIRouter:
             retry(series_id)
         except StateError as error:
             raise HTTPException(409, "the series has moved on; look again") from error
+        return _view(settings, known(series_id))
+
+    @router.post("/{series_id}/send-again", summary="Send a result again, as it is")
+    def send_one(series_id: int) -> JobView:
+        known(series_id)
+        try:
+            send_again(settings, series_id)
+        except NoDeadLetter as error:
+            raise HTTPException(409, str(error)) from error
         return _view(settings, known(series_id))
 
     return router
@@ -136,6 +175,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
         reason=row.reason,
         received_at=row.received_at,
         state_at=row.state_at,
+        copies_deleted_at=row.copies_deleted_at,
         recipe=row.recipe,
         stage=row.stage,
         stage_name=_STAGE_NAMES[Stage(row.stage)] if row.stage else None,
@@ -145,6 +185,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
         if left
         else None,
         result_series_uid=row.result_series_uid,
+        dead_letter=row.dead_letter,
         viewer_url=compare,
         study_url=settings.viewer_url + study_path(row.study_instance_uid),
     )

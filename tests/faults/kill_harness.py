@@ -26,7 +26,6 @@ from pynetdicom.sop_class import MRImageStorage
 
 from mrisr_node.jobs.stages import Queue, queue_of, stages_of
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
-from mrisr_node.node.supervisor import child_environment
 from mrisr_node.records import Instance, Job, Series, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Recipe, Settings
@@ -148,7 +147,7 @@ class Processes:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.plan = folder / "plan"
-        environment = child_environment(settings)
+        environment = settings.environment()
         paths = [str(HERE), str(HERE.parent.parent), environment.get("PYTHONPATH", "")]
         self._environment = environment | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),

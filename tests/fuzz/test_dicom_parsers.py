@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
@@ -30,10 +31,13 @@ CORPUS = sorted((Path(__file__).parent.parent / "corpus").glob("*.dcm"))
 
 def screened(content: bytes) -> Header | Rejected:
     """Screen a file as the receiver does; the one place that knows how."""
-    try:
-        return screen(content, dicom_bytes.SOP_CLASS, dicom_bytes.SOP_INSTANCE)
-    except Rejected as rejected:
-        return rejected
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        try:
+            return screen(Path(file.name), dicom_bytes.SOP_CLASS, dicom_bytes.SOP_INSTANCE)
+        except Rejected as rejected:
+            return rejected
 
 
 def check_screening(content: bytes) -> None:

@@ -1,13 +1,11 @@
 """When a series is complete, and what follows."""
 
 import pytest
-from pydicom import dcmread
 
 from mrisr_node.intake.assembly import Assembly
-from mrisr_node.intake.screening import screen
-from mrisr_node.intake.spool import Spool
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Job, Series, State, Transition, open_records
+from tests.spooling import put
 
 
 class Clock:
@@ -35,11 +33,8 @@ def sample(tmp_path_factory):
 
 
 def _receive(settings, paths):
-    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
     for path in paths:
-        dataset = dcmread(path)
-        header = screen(path.read_bytes(), dataset.SOPClassUID, dataset.SOPInstanceUID)
-        spool.store(header, path.read_bytes(), "TEST")
+        put(settings, path)
 
 
 def test_silence_completes_a_series(settings, sample):

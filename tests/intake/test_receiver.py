@@ -106,15 +106,17 @@ def test_two_versions_at_the_same_time_never_replace_each_other(settings, sample
     dataset.PixelData = bytes(len(dataset.PixelData))
     buffer = BytesIO()
     dataset.save_as(buffer)
-    header = screen(first, dataset.SOPClassUID, dataset.SOPInstanceUID)
+    header = screen(sample.paths[0], dataset.SOPClassUID, dataset.SOPInstanceUID)
     barrier = threading.Barrier(2)
     outcomes = []
 
     def store(encoded):
         spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+        draft = spool.draft(encoded)
+        draft.sync()
         barrier.wait()
         with connection():
-            outcomes.append(spool.store(header, encoded, "TEST"))
+            outcomes.append(spool.store(header, draft, "TEST"))
 
     threads = [threading.Thread(target=store, args=(e,)) for e in (first, buffer.getvalue())]
     for thread in threads:

@@ -115,8 +115,12 @@ class World:
 
     def receive(self, series: int, number: int, sender: str, *, altered: bool = False) -> str:
         encoded = encoded_slice(SERIES[series], number, altered=altered)
-        header = screen(encoded, MRImageStorage, instance_uid(SERIES[series], number))
-        return self._spool.store(header, encoded, sender)
+        # Each time another receiver process: it may come while one is in the middle of a commit.
+        spool = Spool(self.settings.spool_dir, self.settings.quarantine_dir, 0)
+        draft = spool.draft(encoded)
+        draft.sync()
+        header = screen(draft.path, MRImageStorage, instance_uid(SERIES[series], number))
+        return spool.store(header, draft, sender)
 
     def sweep(self) -> None:
         """One round of `jobs/rounds` over the received series."""

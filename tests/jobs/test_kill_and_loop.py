@@ -10,7 +10,6 @@ import pytest
 
 from mrisr_node.jobs.stages import Queue, stages_of
 from mrisr_node.node.orthanc import OrthancProcess
-from mrisr_node.node.supervisor import child_environment
 from mrisr_node.records import Job, Series, StageRun, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Recipe, Settings
@@ -41,7 +40,7 @@ class Processes:
     """Starts commands again when they die, as the supervisor does."""
 
     def __init__(self, settings, commands):
-        self._environment = child_environment(settings)
+        self._environment = settings.environment()
         self._commands = commands
         self._running = {}
 

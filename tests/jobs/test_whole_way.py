@@ -14,7 +14,6 @@ from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.overview import overview
 from mrisr_node.jobs.resolve import find_series
-from mrisr_node.node.supervisor import child_environment
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.web.auth import create_token
@@ -89,7 +88,7 @@ def _command_line(settings):
     """Return the reasons that ``mrisr-node jobs`` gives."""
     done = subprocess.run(
         [Path(sys.executable).with_name("mrisr-node"), "jobs", "--json", "--limit", "1000"],
-        env=child_environment(settings), capture_output=True, text=True, check=True,
+        env=settings.environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     return {row["series_instance_uid"]: row["reason"] for row in json.loads(done.stdout)}
 

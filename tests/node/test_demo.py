@@ -13,7 +13,6 @@ from pydicom import dcmread
 from mrisr_node.errors import SettingsError
 from mrisr_node.node import demo
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
-from mrisr_node.node.supervisor import child_environment
 from mrisr_node.settings import Settings
 
 
@@ -89,14 +88,14 @@ def test_taken_ports_are_replaced_and_old_data_removed(
 def run_demo(settings: Settings, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mrisr_node.cli", "demo", "--dicom", str(folder), "--exit"]
     return subprocess.run(
-        command, env=child_environment(settings) | {"COLUMNS": "60"},
+        command, env=settings.environment() | {"COLUMNS": "60"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
 @pytest.mark.usefixtures("needs_orthanc")
 def test_the_whole_way(make_settings: Callable[..., Settings], sample_series: SampleSeries) -> None:
-    done = run_demo(make_settings(checkpoint=("thin-large",)), sample_series.folder)
+    done = run_demo(make_settings(checkpoint=("thin-deep",)), sample_series.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["study"] == sample_series.study_uid

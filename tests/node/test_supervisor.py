@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mrisr_node.errors import SettingsError
-from mrisr_node.node.supervisor import Node, child_environment, is_running
+from mrisr_node.node.supervisor import Node, is_running
 from mrisr_node.settings import Settings, load_settings
 
 NAMES = {"orthanc", "receiver", "cpu-worker", "gpu-worker", "delivery-worker", "web"}
@@ -68,7 +68,7 @@ def test_children_see_the_same_settings(
     # A file that says otherwise must not reach the children.
     (tmp_path / "mrisr.toml").write_text('public_url = "http://elsewhere"\nae_title = "OTHER"\n')
     monkeypatch.setenv("MRISR_CONFIG", str(tmp_path / "mrisr.toml"))
-    for name, value in child_environment(settings).items():
+    for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
 
@@ -77,7 +77,7 @@ def start_up(settings: Settings) -> tuple[subprocess.Popen[str], list[int]]:
     """Run `mrisr-node up`; return it with the process ids of its children, once it is ready."""
     up = subprocess.Popen(
         [sys.executable, "-m", "mrisr_node.cli", "up"],
-        env=child_environment(settings), stdout=subprocess.PIPE, text=True,
+        env=settings.environment(), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert up.stdout is not None
     for line in up.stdout:

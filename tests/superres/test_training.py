@@ -169,8 +169,8 @@ def test_a_network_never_shrinks(tiny):
         tiny.network.grow_from(FoldedResidual(width=20, blocks=1, in_plane_fold=2))
     with pytest.raises(ValueError, match="added"):
         tiny.network.grow_from(FoldedResidual(width=4, blocks=2, in_plane_fold=2))
+    planar = FoldedResidual(width=4, blocks=0, in_plane_fold=2, planar_blocks=1)
     with pytest.raises(ValueError, match="kernel"):
-        planar = FoldedResidual(width=4, blocks=0, in_plane_fold=2, planar_blocks=1)
         tiny.network.grow_from(planar)
 
 

@@ -1,4 +1,4 @@
-"""Nothing answers to strangers but the sign-in page and the sign of life."""
+"""Nothing answers to strangers but the sign-in page and the health checks."""
 
 from __future__ import annotations
 
@@ -84,9 +84,11 @@ def test_browsers_are_led_to_the_sign_in_page_and_back(door):
 
 def test_public_is_what_the_sign_in_page_needs(door):
     with door.client() as client:
-        for path in PUBLIC:
+        for path in PUBLIC - {"/readyz"}:
             assert client.get(path).status_code == 200
         assert client.get("/healthz").json() == {"status": "ok"}
+        # Whether the node is ready; and nothing else is told (test_health.py).
+        assert set(client.get("/readyz").json()) == {"status", "checks"}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_progress_and_time_left(tool):
     series = add("2.1", State.PREPARING, stage=Stage.BRAIN.value, progress=0.5, voxels=1000)
     row = tool.get(f"/api/jobs/{series.id}").json()
     assert (row["stage"], row["stage_name"]) == ("brain", "Finding the brain")
-    assert row["overall"] == pytest.approx(1.5 / 7)
+    assert row["overall"] == pytest.approx(1.5 / 8)
     assert row["time_left"]["basis"] == "reference"
     assert row["time_left"]["low"] < row["time_left"]["seconds"] < row["time_left"]["high"]
     for stage in Stage:
@@ -94,7 +94,7 @@ def test_progress_and_time_left(tool):
         )  # fmt: skip
     row = tool.get(f"/api/jobs/{series.id}").json()
     assert row["time_left"]["basis"] == "history"
-    assert row["time_left"]["seconds"] == pytest.approx(2.0 * 5.5)
+    assert row["time_left"]["seconds"] == pytest.approx(2.0 * 6.5)
 
 
 def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):
@@ -126,6 +126,34 @@ def test_a_failed_series_can_be_tried_again(tool):
     assert "failed" in again.json()["detail"]
 
 
+def test_results_that_the_pacs_did_not_take_are_sent_again(tool, door):
+    dead = [
+        add(f"5.{n}", State.FAILED, reason="the PACS was down", stage=Stage.CONFIRM.value)
+        for n in range(4)
+    ]
+    for series in dead[:3]:
+        job = Job.get(Job.series == series)
+        folder = door.settings.work_dir / str(job.id) / "result"
+        folder.mkdir(parents=True)
+        (folder / "1.dcm").touch()
+        (folder.parent / "result.json").write_text('{"instances": 1}')
+    page = tool.get("/api/jobs", params={"state": "failed"}).json()
+    assert page["dead_letters"] == 4
+    assert [one["dead_letter"] for one in page["items"] if one["id"] == dead[0].id] == [True]
+
+    answer = tool.post(f"/api/jobs/{dead[0].id}/send-again")
+    assert (answer.status_code, answer.json()["state"]) == (200, "queued")
+    assert (answer.json()["stage"], answer.json()["dead_letter"]) == ("store", False)
+    again = tool.post(f"/api/jobs/{dead[0].id}/send-again")
+    assert (again.status_code, "has no result" in again.json()["detail"]) == (409, True)
+    gone = tool.post(f"/api/jobs/{dead[3].id}/send-again")
+    assert (gone.status_code, "no longer there" in gone.json()["detail"]) == (409, True)
+    assert tool.post("/api/jobs/4711/send-again").status_code == 404
+
+    assert tool.post("/api/jobs/send-again").json() == {"sent_again": 2}
+    assert tool.get("/api/jobs").json()["dead_letters"] == 0
+
+
 def test_a_series_that_moved_on_cannot_be_tried_again(tool, monkeypatch):
     series = add("4.2", State.FAILED)
 
@@ -140,8 +168,9 @@ def test_a_series_that_moved_on_cannot_be_tried_again(tool, monkeypatch):
 
 def test_the_api_document_names_every_field(tool):
     document = tool.get("/api/openapi.json").json()
-    assert set(document["paths"]) == {
-        "/api/jobs", "/api/jobs/{series_id}", "/api/jobs/{series_id}/retry"
+    assert {path for path in document["paths"] if path.startswith("/api/jobs")} == {
+        "/api/jobs", "/api/jobs/send-again", "/api/jobs/{series_id}",
+        "/api/jobs/{series_id}/retry", "/api/jobs/{series_id}/send-again",
     }  # fmt: skip
     row = tool.get("/api/jobs?limit=1").json()["items"][0]
     assert set(row) == set(document["components"]["schemas"]["JobView"]["properties"])

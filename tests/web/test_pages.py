@@ -70,7 +70,7 @@ def test_a_series_is_followed_without_a_reload(page):
     Job.update(stage=Stage.BRAIN.value, progress=0.5).execute()
     expect(row).to_contain_text("Finding the brain")
     bar = row.get_by_role("progressbar", name="Progress of T1 axial")
-    expect(bar).to_have_js_property("value", 1.5 / 7)
+    expect(bar).to_have_js_property("value", 1.5 / 8)
     expect(row).to_contain_text(re.compile("about .* left"))
     assert row.get_by_role("link", name="Compare").count() == 0
     series.move(State.RESOLVING)
@@ -96,6 +96,23 @@ def test_a_failed_series_says_why_and_can_be_tried_again(page):
     expect(page.get_by_role("row", name="scout")).to_contain_text("skipped")
     assert page.get_by_role("button", name="Try scout again").count() == 0
     assert skipped.state == "skipped"
+
+
+def test_results_that_the_pacs_did_not_take_are_sent_again(page, door):
+    for number in range(3):
+        series = add(f"2.{number}", State.FAILED, f"head {number}", stage=Stage.STORE.value)
+        job = Job.get(Job.series == series)
+        folder = door.settings.work_dir / str(job.id) / "result"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "1.dcm").touch()
+        (folder.parent / "result.json").write_text('{"instances": 1}')
+    page.get_by_role("button", name="Send head 1 again").click()
+    row = page.get_by_role("row", name="head 1")
+    expect(row).to_contain_text("queued")
+    expect(row.get_by_role("button")).to_have_count(0)
+    page.get_by_role("button", name="Send all 2 undelivered results again").click()
+    expect(page.get_by_role("button", name=re.compile("undelivered"))).to_have_count(0)
+    expect(page.locator("[data-state=queued]")).to_have_count(3)
 
 
 def test_descriptions_are_text(page):

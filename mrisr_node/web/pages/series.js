@@ -16,6 +16,7 @@ let asked = 0;
 filter.addEventListener('change', () => show(0));
 document.getElementById('newer').addEventListener('click', () => show(Math.max(0, offset - PAGE)));
 document.getElementById('older').addEventListener('click', () => show(offset + PAGE));
+document.getElementById('send-all').addEventListener('click', () => post('send-again'));
 document.addEventListener('visibilitychange', () => document.hidden || follow());
 follow();
 
@@ -69,7 +70,10 @@ function draw(list) {
   }
   for (const gone of old.values()) gone.remove();
 
-  const { total } = list;
+  const { total, dead_letters: dead } = list;
+  document.getElementById('send-all').hidden = dead === 0;
+  say('send-all', dead === 1 ? 'Send the undelivered result again'
+    : `Send all ${dead} undelivered results again`);
   say('total', total === 1 ? '1 series' : `${total} series`);
   document.getElementById('list').hidden = total === 0;
   document.getElementById('empty').hidden = total > 0 || filter.value !== '';
@@ -82,7 +86,8 @@ function draw(list) {
 function newRow(key) {
   const row = template.content.firstElementChild.cloneNode(true);
   row.dataset.id = key;
-  row.querySelector('.retry').addEventListener('click', () => retry(key));
+  row.querySelector('.retry').addEventListener('click', event =>
+    post(`${key}/${event.currentTarget.dataset.what}`));
   return row;
 }
 
@@ -111,13 +116,18 @@ function fill(row, job) {
 
   link(part('compare'), job.viewer_url, `Compare original and result of ${name}`);
   link(part('study'), job.study_url, `Open the study of ${name}`);
+  const verb = job.dead_letter ? 'Send' : 'Try';
   part('retry').hidden = job.state !== 'failed';
-  part('retry').setAttribute('aria-label', `Try ${name} again`);
+  part('retry').dataset.what = job.dead_letter ? 'send-again' : 'retry';
+  text(part('retry'), `${verb} again`);
+  part('retry').setAttribute('aria-label', `${verb} ${name} again`);
 }
 
 function origin(job) {
   const expected = job.expected_instances ? ` of ${job.expected_instances}` : '';
-  return `${job.instances}${expected} images${job.sender ? ` from ${job.sender}` : ''}`;
+  const sender = job.sender ? ` from ${job.sender}` : '';
+  const deleted = job.copies_deleted_at ? ', local copies deleted' : '';
+  return `${job.instances}${expected} images${sender}${deleted}`;
 }
 
 function received(element, job) {
@@ -138,9 +148,9 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-async function retry(id) {
+async function post(what) {
   try {
-    const answer = await fetch(`/api/jobs/${id}/retry`, { method: 'POST' });
+    const answer = await fetch(`/api/jobs/${what}`, { method: 'POST' });
     if (!answer.ok) throw new Error((await answer.json()).detail);
     follow();
   } catch (error) {

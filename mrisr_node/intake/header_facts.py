@@ -1,0 +1,81 @@
+"""What a file in quarantine says it is, read in a process of its own.
+
+The file was refused at the door and may hold anything: whatever it does to the parser, it does to
+``python -m mrisr_node.intake.header_facts``, which has little memory and little time. No name, id
+or birth date of a patient is among the facts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import UID
+
+__all__ = ["header_facts"]
+
+_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
+    "SeriesDescription", "ImageType", "Manufacturer", "NumberOfFrames", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation",
+)  # fmt: skip
+# Long enough for a UID and its name.
+_LONGEST = 128
+_MEMORY = 1024**3
+_PROCESSOR_SECONDS = 20
+_PATIENCE = 120
+"""Seconds by the clock, on a machine that has much else to do."""
+
+
+def header_facts(path: Path) -> dict[str, str]:
+    """Return attributes of a DICOM file by keyword; under ``Problem`` why there are no others."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", __name__, path],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"Problem": f"it could not be read within {_PATIENCE} s"}
+    if done.returncode:
+        return {"Problem": f"the process that read it ended with status {done.returncode}"}
+    facts: dict[str, str] = json.loads(done.stdout)
+    return facts
+
+
+def _read(path: Path) -> dict[str, str]:
+    facts = {}
+    try:
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        facts["TransferSyntaxUID"] = _words(dataset.file_meta.get("TransferSyntaxUID"))
+        facts |= {name: _words(dataset.get(name)) for name in _TAGS}
+    except Exception as error:  # noqa: BLE001 - a file can be broken in any way
+        facts["Problem"] = f"it cannot be read as DICOM ({type(error).__name__})"
+    return {name: value for name, value in facts.items() if value}
+
+
+def _words(value: object) -> str:
+    """Return a value in few characters, all of which can be printed."""
+    name = value.name if isinstance(value, UID) else ""
+    words = str(value if value is not None else "")
+    text = f"{words} ({name})" if name and name != words else words
+    return "".join(c if c.isprintable() else " " for c in text)[:_LONGEST]
+
+
+def main(path: str) -> int:
+    """Print the facts of a file as JSON."""
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    sys.stdout.write(json.dumps(_read(Path(path))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,155 @@
+"""Screening in a child process: a file that crashes the parser or fills memory costs only that.
+
+``python -m mrisr_node.intake.screener`` reads a request a line from standard input and answers with
+a line: JSON both ways. `Screener` is the other end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mrisr_node.intake.screening import Header, Rejected, screen
+
+__all__ = ["Screener", "main"]
+
+_log = logging.getLogger(__name__)
+
+_CANNOT_UNDERSTAND = 0xC000
+_MEMORY = 1536 * 1024**2
+"""Address space of the child, besides three times the file: parsing and decoding copy it."""
+_SECONDS = 20.0
+"""For one file, of the clock and of the processor; and one more for every two megabytes."""
+_RETIRE_AFTER = 20_000
+"""Files after which a child makes room for a fresh one: what its libraries leak goes with it."""
+
+
+class Screener:
+    """Screens files, one at a time, in a child that is started when it is needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._screened = 0
+
+    def start(self) -> None:
+        """Start the child now, so that the first file need not wait for it."""
+        with self._lock:
+            self._living()
+
+    def screen(self, path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
+        """Do what :func:`mrisr_node.intake.screening.screen` does, in the child.
+
+        Raises
+        ------
+        Rejected
+            Also where the child crashed, ran out of memory or took too long.
+        """
+        seconds = _SECONDS + path.stat().st_size / (2 * 1024**2)
+        request = {
+            "path": str(path),
+            "sop_class_uid": sop_class_uid,
+            "sop_instance_uid": sop_instance_uid,
+            "seconds": seconds,
+        }
+        with self._lock:
+            child = self._living()
+            answer = self._ask(child, request, seconds)
+        if "header" in answer:
+            return Header(**answer["header"])
+        raise Rejected(answer["status"], answer["reason"])
+
+    def stop(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._end()
+
+    def _living(self) -> subprocess.Popen[str]:
+        if self._screened >= _RETIRE_AFTER or (self._child and self._child.poll() is not None):
+            self._end()
+        if self._child is None:
+            self._screened = 0
+            self._child = subprocess.Popen(
+                # Warnings of pydicom quote what they warn of, and that can be a patient's name.
+                [sys.executable, "-W", "ignore", "-m", "mrisr_node.intake.screener"],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        self._screened += 1
+        return self._child
+
+    def _ask(
+        self, child: subprocess.Popen[str], request: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("the screening process has no pipes")
+        try:
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            # Twice: the processor's time is what the child is limited in.
+            readable, _, _ = select.select([child.stdout], [], [], 2 * seconds)
+            line = child.stdout.readline() if readable else ""
+        except OSError:
+            line, readable = "", [child.stdout]
+        if line.endswith("\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self._end()
+        code = child.returncode
+        how = f"took more than {seconds:.0f} s" if not readable else f"ended with status {code}"
+        _log.warning("screening a file %s; its process was started anew", how)
+        return {"status": _CANNOT_UNDERSTAND, "reason": f"the process that looked at it {how}"}
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                try:
+                    pipe.close()
+                except OSError:  # what was not flushed has no reader any more
+                    continue
+
+
+def main() -> int:
+    """Answer requests until standard input ends."""
+    _limit(resource.RLIMIT_CORE, 0)
+    logging.disable()  # for the same reason
+    for line in sys.stdin:
+        request = json.loads(line)
+        path = Path(request["path"])
+        _limit(resource.RLIMIT_AS, _MEMORY + 3 * path.stat().st_size)
+        _limit(resource.RLIMIT_CPU, int(time.process_time() + request["seconds"]) + 1)
+        try:
+            header = screen(path, request["sop_class_uid"], request["sop_instance_uid"])
+            answer: dict[str, Any] = {"header": asdict(header)}
+        except Rejected as error:
+            answer = {"status": error.status, "reason": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set the soft limit of a resource; the hard one stays, so that it can be raised again."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Local copies of what is over go, once nobody needs them here any more.
+
+A series loses its files (on the spool, and in its jobs' folders) when it has ended, its age is past
+retention, and the PACS shows all of its instances; a series that is done also needs its result
+confirmed there. Its record stays, and so do the rows of its instances: an instance that comes
+again is known by them and opens nothing. First the record says that the copies are deleted, then
+they are; what a crash leaves in between is found by ``leftovers``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from peewee import fn
+
+from mrisr_node import records
+from mrisr_node.errors import DeliveryError
+from mrisr_node.intake.quarantine import Quarantine
+from mrisr_node.jobs.leftovers import remove_leftovers, size_of
+from mrisr_node.records import Instance, Job, Rejection, Series, State
+from mrisr_node.settings import Settings
+
+__all__ = ["Retention"]
+
+_log = logging.getLogger(__name__)
+
+_DAY = 86_400.0
+# A late slice is most likely soon after the end, and then needs the others.
+_YOUNGEST = 3600.0
+# So many series in one sweep, that the other rounds need not wait.
+_AT_ONCE = 20
+_LEFTOVERS_EVERY = 6 * 3600.0
+
+HeldByPacs = Callable[[str, str], int]
+
+
+class Retention:
+    """Deletes local copies that are past retention.
+
+    Parameters
+    ----------
+    held_by_pacs
+        Asked with study and series UID: how many instances the PACS shows; raises `DeliveryError`
+        where it cannot be asked.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        held_by_pacs: HeldByPacs,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._held = held_by_pacs
+        self._clock = clock
+        self._quarantine = Quarantine(settings)
+        # Series that the PACS does not show whole, and when to ask again.
+        self._kept: dict[int, float] = {}
+        self._leftovers_at = float("-inf")
+
+    def sweep(self) -> None:
+        """Delete what is due, oldest first."""
+        settings = self._settings
+        try:
+            self._by_age([State.DONE], settings.retention_days)
+            self._by_age([State.SKIPPED, State.FAILED], settings.retention_failed_days)
+            self._by_size()
+        except DeliveryError as error:
+            _log.warning("no local copies are deleted: %s", error)
+        self._quarantined()
+        now = self._clock()
+        if not 0 <= now - self._leftovers_at < _LEFTOVERS_EVERY:
+            self._leftovers_at = now
+            remove_leftovers(settings, now)
+
+    def reopen(self) -> None:
+        """Forget the deleted instances of series that opened again, so that they are asked for.
+
+        A late slice alone makes no volume: while the others have rows, nobody would send them.
+        """
+        opened = Series.select().where(
+            Series.state == State.RECEIVING.value, Series.copies_deleted_at.is_null(False)
+        )
+        for series in opened:
+            with records.transaction():
+                instances = Instance.select().where(Instance.series == series)
+                gone = [i.id for i in instances if not (self._settings.spool_dir / i.path).exists()]
+                Instance.delete().where(Instance.id.in_(gone)).execute()
+                Series.update(copies_deleted_at=None).where(Series.id == series.id).execute()
+            _log.info(
+                "series %d opened again; %d deleted instances are to come again",
+                series.id,
+                len(gone),
+            )
+
+    def _by_age(self, states: list[State], days: float | None) -> None:
+        if days is None:
+            return
+        for series in self._ended(states, self._clock() - days * _DAY):
+            self._delete(series, f"older than {days:g} days")
+
+    def _by_size(self) -> None:
+        """Make room: what is done goes before its time while all of it together is too large."""
+        limit = self._settings.retention_bytes
+        if limit is None:
+            return
+        settings = self._settings
+        folders = (settings.spool_dir, settings.work_dir, settings.quarantine_dir)
+        excess = sum(size_of(folder) for folder in folders) - limit
+        if excess <= 0:
+            return
+        for series in self._ended([State.DONE], self._clock() - _YOUNGEST):
+            if excess <= 0:
+                return
+            excess -= self._delete(series, "retention_bytes is exceeded")
+
+    def _ended(self, states: list[State], before: float) -> Iterator[Series]:
+        """Yield series that ended before a time and still have copies, oldest first."""
+        now, yielded = self._clock(), 0
+        rows = Instance.select().where(Instance.series == Series.id)
+        for series in (
+            Series.select()
+            .where(
+                Series.state.in_([state.value for state in states]),
+                Series.state_at < before,
+                Series.copies_deleted_at.is_null(),
+                fn.EXISTS(rows),
+            )
+            .order_by(Series.state_at)
+        ):
+            if self._kept.get(series.id, 0.0) <= now and yielded < _AT_ONCE:
+                yielded += 1
+                yield series
+
+    def _delete(self, series: Series, why: str) -> int:
+        """Delete the copies of a series; return how many bytes that frees."""
+        shown = self._held(series.study_instance_uid, series.series_instance_uid)
+        with records.transaction():
+            now = Series.get_by_id(series.id)
+            instances = list(Instance.select().where(Instance.series == series))
+            moved_on = (now.state, now.state_at) != (series.state, series.state_at)
+            if moved_on or not _confirmed(now):
+                return 0
+            if shown < len(instances):
+                self._kept[series.id] = self._clock() + _DAY
+                _log.warning(
+                    "series %d is past retention (%s) and stays: the PACS shows %d of its %d"
+                    " instances; send them there, and its copies are deleted",
+                    *(series.id, why, shown, len(instances)),
+                )
+                return 0
+            Series.update(copies_deleted_at=self._clock()).where(Series.id == series.id).execute()
+        paths = [self._settings.spool_dir / instance.path for instance in instances]
+        with records.transaction():
+            # Opened again in this moment, it needs what it has.
+            if Series.get_by_id(series.id).copies_deleted_at is not None:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+        freed = sum(instance.size for instance in instances)
+        for job in Job.select().where(Job.series == series, Job.lease_owner.is_null()):
+            folder = self._job_folder(job)
+            freed += size_of(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        _log.info("local copies of series %d deleted: %s", series.id, why)
+        return freed
+
+    def _job_folder(self, job: Job) -> Path:
+        return self._settings.work_dir / str(job.id)
+
+    def _quarantined(self) -> None:
+        days = self._settings.retention_quarantine_days
+        if days is None:
+            return
+        before = self._clock() - days * _DAY
+        count = 0
+        for row in Rejection.select().where(Rejection.at < before).order_by(Rejection.at):
+            self._quarantine.remove(row)
+            count += 1
+        if count:
+            _log.info("%d objects in quarantine deleted: older than %g days", count, days)
+
+
+def _confirmed(series: Series) -> bool:
+    """Tell whether the PACS has shown the result of a series that is done."""
+    if series.state != State.DONE.value:
+        return True
+    newest = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
+    return newest is not None and newest.delivered_at is not None

@@ -1,0 +1,346 @@
+"""A backup of a node that may be running, and bringing it back.
+
+A backup is one tar file: the files of the spool and the quarantine, the secrets, both databases,
+and last a manifest with the SHA-256 of each. First the records are copied (SQLite's online backup,
+one moment), then the files that this copy names, which never change and can only be deleted
+meanwhile; what was deleted is taken out of the copy before it goes into the tar. So no row of a
+backup names a file that is not in it. The folders of jobs are not in it: what was under way begins
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, Field
+
+from mrisr_node import __version__, records
+from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.migrations import STEPS
+from mrisr_node.records import ACTIVE, Job, Series, State, Transition, open_records
+from mrisr_node.settings import Settings
+
+__all__ = ["BackupError", "Contents", "back_up", "restore"]
+
+_MANIFEST = "manifest.json"
+_RECORDS, _QUEUES = "records.sqlite", "queues.sqlite"
+_BLOCK = 1024**2
+_DRAFT = ".restoring"
+# What a file of a backup may be called; nothing else becomes a path.
+_NAME = re.compile(
+    r"(records|queues)\.sqlite|secrets/[\w-]{1,64}"
+    r"|quarantine/[0-9a-f]{40}\.dcm|spool/[0-9a-f]{40}/[0-9a-f]{40}-[0-9a-f]{24}\.dcm"
+)
+_SPOOLED = """
+    SELECT 'spool/' || path, sha256 FROM instance JOIN series ON series.id = series_id
+    WHERE copies_deleted_at IS NULL
+"""
+_QUARANTINED = "SELECT 'quarantine/' || path, NULL FROM rejection"
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+class BackupError(NodeError):
+    """A backup cannot be made, or not be trusted."""
+
+
+class _File(BaseModel):
+    sha256: str
+    size: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    """What is in a backup, file by file, and who made it."""
+
+    software: str
+    tables: int
+    """The version of the tables (``migrations``)."""
+    made_at: float
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a backup holds, in figures."""
+
+    path: Path
+    files: int
+    size: int
+    """Bytes of all files."""
+    damaged: tuple[str, ...] = ()
+    """Files of the node that are missing, or not what the records say."""
+
+
+def back_up(
+    settings: Settings, target: Path, progress: Progress = lambda _done, _all: None
+) -> Contents:
+    """Write a backup to a file that is not there yet, or under a name of its own into a folder.
+
+    Raises
+    ------
+    BackupError
+        It cannot be written.
+    SettingsError
+        There is no node in the data directory.
+    """
+    if not settings.database_path.is_file():
+        raise SettingsError(f"there is no node in {settings.data_dir}; set data_dir")
+    if target.is_dir():
+        target = target / time.strftime("mrisr-backup-%Y%m%d-%H%M%S.tar")
+    if target.exists():
+        raise BackupError(f"{target} is there already; name another file")
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        with (
+            _written(draft) as file,
+            # Of the records' copy; readable to us alone, as everything here.
+            tempfile.TemporaryDirectory(prefix=".mrisr-backup-", dir=target.parent) as folder,
+        ):
+            manifest, damaged = _write(settings, file, Path(folder), progress)
+        draft.replace(target)
+        _sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise BackupError(f"{target} cannot be written: {words}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return _contents(target, manifest, damaged)
+
+
+def restore(
+    settings: Settings, source: Path, progress: Progress = lambda _done, _all: None
+) -> Contents:
+    """Bring a node back from a backup, into a data directory that is empty or not there yet.
+
+    The whole backup is compared with its manifest before anything is written.
+
+    Raises
+    ------
+    BackupError
+        It is damaged, or made by a newer version.
+    SettingsError
+        The data directory is not empty.
+    """
+    data = settings.data_dir
+    if data.exists() and any(path.name != _DRAFT for path in data.iterdir()):
+        raise SettingsError(f"{data} is not empty; set data_dir to an empty or a new folder")
+    draft = data / _DRAFT
+    try:
+        with tarfile.open(source) as tar:
+            manifest = _verified(tar, progress)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True, mode=0o700)
+            for name in manifest.files:
+                _extract(tar, name, draft / name)
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise BackupError(f"{source} is no backup, or damaged ({type(error).__name__})") from error
+    except OSError as error:
+        raise BackupError(f"{source} cannot be restored: {error.strerror}") from error
+    _begin_anew(draft / _RECORDS)
+    os.sync()
+    # The records come last: without them, what is there is no node yet.
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == _RECORDS):
+        path.rename(data / path.name)
+    draft.rmdir()
+    _sync(data)
+    return _contents(source, manifest, ())
+
+
+def _write(
+    settings: Settings, file: IO[bytes], folder: Path, progress: Progress
+) -> tuple[_Manifest, tuple[str, ...]]:
+    data = settings.data_dir
+    files: dict[str, _File] = {}
+    missing, damaged = [], []
+    _copy_database(settings.database_path, folder / _RECORDS)
+    with closing(sqlite3.connect(folder / _RECORDS)) as copy:
+        wanted: dict[str, str | None] = dict(copy.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}"))
+        for path in (data / "secrets").glob("[!.]*"):
+            wanted[f"secrets/{path.name}"] = None
+        sizes = {name: path.stat().st_size for name in wanted if (path := data / name).is_file()}
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            done, everything = 0, sum(sizes.values())
+            for name, sha256 in wanted.items():
+                added = _add(tar, data / name, name) if _NAME.fullmatch(name) else None
+                if added is None:
+                    missing.append(name)
+                    continue
+                files[name] = added
+                if sha256 not in (None, added.sha256):
+                    damaged.append(name)
+                done += added.size
+                progress(done, everything)
+            damaged += _take_out(copy, settings.database_path, missing)
+            (tables,) = copy.execute("PRAGMA user_version").fetchone()
+            copy.close()
+            if settings.queue_path.is_file():
+                _copy_database(settings.queue_path, folder / _QUEUES)
+            for name in (_QUEUES, _RECORDS):
+                if added := _add(tar, folder / name, name):
+                    files[name] = added
+            manifest = _Manifest(
+                software=__version__, tables=tables, made_at=time.time(), files=files
+            )
+            (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1))
+            _add(tar, folder / _MANIFEST, _MANIFEST)
+    return manifest, tuple(damaged)
+
+
+def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> list[str]:
+    """Have the copy name no file that is missing; return those that should be there.
+
+    Files may go while the backup is made: then the database, as it is now, does not name them.
+    """
+    with closing(sqlite3.connect(database)) as live:
+        still = dict(live.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}")) if missing else {}
+    for name in missing:
+        kind, _, path = name.partition("/")
+        if kind == "quarantine":
+            copy.execute("DELETE FROM rejection WHERE path = ?", (path,))
+        elif kind == "spool":
+            copy.execute(
+                "UPDATE series SET copies_deleted_at = ?"
+                " WHERE id IN (SELECT series_id FROM instance WHERE path = ?)",
+                (time.time(), path),
+            )
+    copy.commit()
+    return [name for name in missing if name in still]
+
+
+def _copy_database(path: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, into one file."""
+    with closing(sqlite3.connect(path, timeout=30)) as source, closing(
+        sqlite3.connect(target)
+    ) as copy:  # fmt: skip
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = delete")
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> _File | None:
+    """Add a file, unless it is not there."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        member = tarfile.TarInfo(name)
+        member.size = os.fstat(file.fileno()).st_size
+        member.mtime, member.mode = int(time.time()), 0o600
+        reader = _Hashing(file)
+        tar.addfile(member, reader)
+    return _File(sha256=reader.digest.hexdigest(), size=member.size)
+
+
+class _Hashing:
+    """Reads a file and takes its digest on the way."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self.digest.update(block)
+        return block
+
+
+def _verified(tar: tarfile.TarFile, progress: Progress) -> _Manifest:
+    """Return the manifest, once every file of it is what it says."""
+    with _member(tar, _MANIFEST) as file:
+        manifest = _Manifest.model_validate_json(file.read())
+    if manifest.tables > len(STEPS):
+        raise BackupError(
+            f"the backup was made by mrisr_node {manifest.software}, which is newer; install that"
+        )
+    if _RECORDS not in manifest.files:
+        raise KeyError(_RECORDS)
+    done, everything = 0, sum(one.size for one in manifest.files.values())
+    for name, one in manifest.files.items():
+        if not _NAME.fullmatch(name):
+            raise BackupError("the backup's manifest names a file that is none of a node's")
+        with _member(tar, name) as file:
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        if digest.hexdigest() != one.sha256:
+            raise BackupError(f"the backup is damaged: {name} is not what its manifest says")
+        done += one.size
+        progress(done, everything)
+    return manifest
+
+
+def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = tar.extractfile(tar.getmember(name))
+    if file is None:
+        raise KeyError(name)
+    return file
+
+
+def _extract(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with _member(tar, name) as source, os.fdopen(descriptor, "wb") as target:
+        shutil.copyfileobj(source, target, _BLOCK)
+
+
+def _begin_anew(path: Path) -> None:
+    """Have what was under way start from its first stage: the folders of jobs are gone."""
+    open_records(path)
+    try:
+        with records.transaction():
+            Job.update(
+                stage="",
+                progress=0.0,
+                attempts=0,
+                not_before=0.0,
+                lease_owner=None,
+                lease_until=0.0,
+            ).where(Job.delivered_at.is_null()).execute()
+            now, reason = time.time(), "restored from a backup"
+            for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
+                to = State.QUEUED if series.copies_deleted_at is None else State.RECEIVING
+                Series.update(
+                    state=to.value, reason=reason, state_at=now, last_instance_at=now
+                ).where(Series.id == series.id).execute()
+                Transition.create(
+                    series=series, source=series.state, target=to.value, reason=reason, at=now
+                )
+    finally:
+        records.database.close()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that nobody else may read, and make it durable."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _contents(path: Path, manifest: _Manifest, damaged: tuple[str, ...]) -> Contents:
+    total = sum(one.size for one in manifest.files.values())
+    return Contents(path, len(manifest.files), total, damaged)

@@ -1,0 +1,151 @@
+"""DICOM TLS, with DCMTK's clients: who has no good certificate stays outside."""
+
+import datetime
+import socket
+import ssl
+import subprocess
+
+import pytest
+import trustme
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pynetdicom import build_context
+
+from mrisr_node.errors import DeliveryError, SettingsError
+from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.receiver import Receiver
+from mrisr_node.intake.tls import client_context, server_context
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Instance, open_records
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("tls"), Acquisition(slices=2, matrix=32))
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+def _files(folder, name, authority, **options):
+    """Write a certificate and its key; return both paths."""
+    issued = authority.issue_cert("localhost", "127.0.0.1", common_name=name, **options)
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    issued.private_key_pem.write_to_path(key)
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(certificate, append=True)
+    return certificate, key
+
+
+@pytest.fixture(scope="module")
+def settings(make_settings, free_port, tmp_path_factory, authority):
+    folder = tmp_path_factory.mktemp("certificates")
+    certificate, key = _files(folder, "node", authority)
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    made = make_settings(
+        minimum_free_bytes=0, tls_port=free_port(),
+        tls_certificate=certificate, tls_key=key, tls_ca=folder / "ca.pem",
+    )  # fmt: skip
+    open_records(made.database_path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def receiver(settings):
+    running = Receiver(settings)
+    running.start()
+    yield running
+    running.stop()
+
+
+def _storescu(settings, path, *options):
+    done = subprocess.run(
+        ["storescu", *map(str, options), "-aet", "ORTHANC", "-aec", "MRISR", "127.0.0.1",
+         str(settings.tls_port), str(path)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode
+
+
+def _client(certificate, key, ca):
+    return ("+tls", key, certificate, "+cf", ca, "-ic")
+
+
+def test_a_client_with_a_good_certificate_stores(receiver, settings, sample, tmp_path, authority):
+    options = _client(*_files(tmp_path, "scanner", authority), settings.tls_ca)
+    assert _storescu(settings, sample.paths[0], *options) == 0
+    assert Instance.select().count() == 1
+
+
+@pytest.mark.parametrize("kind", ["wrong", "expired", "missing", "plain"])
+def test_others_stay_outside(receiver, settings, sample, tmp_path, authority, kind):
+    before = Instance.select().count()
+    if kind == "wrong":
+        files = _files(tmp_path, "stranger", trustme.CA())
+        options = _client(*files, settings.tls_ca)
+    elif kind == "expired":
+        past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        files = _files(tmp_path, "old", authority, not_after=past)
+        options = _client(*files, settings.tls_ca)
+    elif kind == "missing":
+        options = ("+tla", "+cf", settings.tls_ca, "-ic")
+    else:
+        options = ()
+    assert _storescu(settings, sample.paths[1], *options) != 0
+    assert Instance.select().count() == before
+
+
+def test_old_protocols_are_not_spoken(settings):
+    context = server_context(settings)
+    assert context is not None
+    assert context.minimum_version.name == "TLSv1_2"
+    names = {cipher["name"] for cipher in context.get_ciphers()}
+    assert not any("CBC" in name or "RC4" in name or name.startswith("AES") for name in names)
+
+
+def test_a_client_that_never_finishes_its_handshake_loses_its_place(
+    receiver, settings, sample, tmp_path, authority
+):
+    silent = [socket.create_connection(("127.0.0.1", settings.tls_port)) for _ in range(3)]
+    for connection in silent:
+        connection.sendall(b"\x16\x03\x01\x02\x00")
+        connection.settimeout(60)
+    options = _client(*_files(tmp_path, "scanner", authority), settings.tls_ca)
+    assert _storescu(settings, sample.paths[1], *options) == 0
+    for connection in silent:
+        try:
+            while connection.recv(1000):
+                continue
+        except ConnectionResetError:
+            pass
+        connection.close()
+
+
+def test_certificates_that_are_missing_are_named(make_settings, free_port, tmp_path):
+    made = make_settings(tls_port=free_port())
+    with pytest.raises(SettingsError, match="tls_certificate is needed"):
+        Receiver(made).start()
+    junk = tmp_path / "junk.pem"
+    junk.write_text("no certificate")
+    made = make_settings(tls_port=free_port(), tls_certificate=junk, tls_key=junk, tls_ca=junk)
+    with pytest.raises(SettingsError, match="cannot be used"):
+        Receiver(made).start()
+
+
+def test_the_sender_speaks_tls_and_looks_at_the_certificate(receiver, settings, sample, authority):
+    """The node as its own PACS: it accepts its own certificate, and no other host's."""
+    where = Destination("127.0.0.1", settings.tls_port, "MRISR", "ORTHANC")
+    contexts = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
+    context = client_context(settings)
+    with association(where, contexts, 20.0, tls=context) as peer:
+        dataset = dcmread(sample.paths[1])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        assert peer.send_c_store(dataset).Status == 0x0000
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with (
+        pytest.raises(DeliveryError, match="no association"),
+        association(where, contexts, 20.0, tls=stranger),
+    ):
+        pass

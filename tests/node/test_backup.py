@@ -1,0 +1,272 @@
+"""Backing up a node that goes on, and bringing it back elsewhere."""
+
+import hashlib
+import io
+import json
+import resource
+import sqlite3
+import tarfile
+import time
+from contextlib import closing
+
+import pytest
+
+from mrisr_node import records
+from mrisr_node.errors import SettingsError
+from mrisr_node.intake.assembly import Assembly
+from mrisr_node.intake.quarantine import Quarantine
+from mrisr_node.intake.receiver import Receiver
+from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import recover, retry
+from mrisr_node.jobs.stages import Queue
+from mrisr_node.node import backup
+from mrisr_node.node.backup import BackupError, back_up, restore
+from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
+from mrisr_node.web.auth import create_token, ensure_admin, of_token
+from tests.spooling import refuse
+
+SLICES = 5
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("backup"), Acquisition(slices=SLICES, matrix=32))
+
+
+@pytest.fixture
+def settings(make_settings, tmp_path, sample):
+    """A node with one series, received by the real receiver, and one object in quarantine."""
+    made = make_settings(
+        data_dir=tmp_path / "node", minimum_free_bytes=0, minimum_slices=4, quiet_seconds=1.0
+    )
+    open_records(made.database_path)
+    receiver = Receiver(made)
+    receiver.start()
+    try:
+        where = Destination("127.0.0.1", made.receiver_port, "MRISR", "ORTHANC")
+        assert send_files(list(sample.paths), where, lambda _: None) == []
+    finally:
+        receiver.stop()
+    refuse(made, b"junk", "cannot be read", "SCANNER")
+    Queues(made).send(Queue.CPU, 1)
+    made.secret("orthanc-password")
+    return made
+
+
+@pytest.fixture
+def elsewhere(make_settings, tmp_path):
+    return make_settings(
+        data_dir=tmp_path / "other", minimum_free_bytes=0, minimum_slices=4, quiet_seconds=1.0
+    )
+
+
+def _named(settings):
+    """Return the files that the records name."""
+    spooled = Instance.select().join(Series).where(Series.copies_deleted_at.is_null())
+    return [settings.spool_dir / row.path for row in spooled] + [
+        settings.quarantine_dir / row.path for row in Rejection.select()
+    ]
+
+
+def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
+    settings, elsewhere, tmp_path, sample
+):
+    ensure_admin(settings)
+    token = create_token("admin", "tool")
+    seen = []
+    made = back_up(settings, tmp_path, lambda done, total: seen.append((done, total)))
+    assert made.path.parent == tmp_path
+    assert made.path.suffix == ".tar"
+    assert made.path.stat().st_mode & 0o777 == 0o600
+    assert (made.files, made.damaged) == (SLICES + 4, ())
+    assert seen[-1][0] == seen[-1][1] > 0
+    restored = restore(elsewhere, made.path)
+    assert (restored.files, restored.size) == (made.files, made.size)
+
+    open_records(elsewhere.database_path)
+    assert all(path.is_file() for path in _named(elsewhere))
+    assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
+    assert Queues(elsewhere).waiting(Queue.CPU) == {1}
+    assert of_token(token).username == "admin"
+    assert Quarantine(elsewhere).entries()[0].size == len(b"junk")
+    [job] = Assembly(elsewhere, clock=lambda: time.time() + 60).sweep()
+    assert job.voxels == 32 * 32 * SLICES
+    assert Series.get().state == State.QUEUED
+    # Nothing else lies about.
+    left = {path.name for path in elsewhere.data_dir.iterdir()}
+    assert left - {"records.sqlite-wal", "records.sqlite-shm"} == {
+        "records.sqlite", "queues.sqlite", "spool", "quarantine", "secrets"
+    }  # fmt: skip
+    assert {p.name for p in tmp_path.iterdir()} == {"node", "other", made.path.name}
+
+
+def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
+    series = Series.get()
+    for state in (State.COMPLETE, State.QUEUED, State.PREPARING, State.RESOLVING):
+        series.move(state)
+    Job.create(series=series, recipe="native", stage="superresolve", attempts=2,
+               lease_owner="here:1:x", lease_until=time.time() + 999)  # fmt: skip
+    failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
+    Job.create(series=failed, recipe="native", stage="superresolve")
+    restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
+    open_records(elsewhere.database_path)
+    assert Series.get_by_id(1).state == State.QUEUED
+    assert Transition.select().order_by(Transition.id.desc()).get().reason == (
+        "restored from a backup"
+    )
+    retry(failed.id)
+    assert recover(Queues(elsewhere)) == 1  # the other has its message already
+    assert Queues(elsewhere).waiting(Queue.CPU) == {1, 2}
+    assert {(job.stage, job.attempts, job.lease_owner) for job in Job.select()} == {("", 0, None)}
+
+
+def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
+    settings, elsewhere, tmp_path, monkeypatch
+):
+    """Retention and the quarantine's page delete, the receiver stores, while files are copied."""
+    real, done = backup._add, []
+
+    def meanwhile(tar, path, name):
+        if not done:
+            done.append(True)
+            Series.update(copies_deleted_at=1.0).execute()
+            for row in Instance.select():
+                (settings.spool_dir / row.path).unlink()
+            quarantine = Quarantine(settings)
+            quarantine.delete(quarantine.entries()[0].key)
+            refuse(settings, b"new", "junk", "X")
+        return real(tar, path, name)
+
+    monkeypatch.setattr(backup, "_add", meanwhile)
+    made = back_up(settings, tmp_path / "a.tar")
+    assert made.damaged == ()
+    restore(elsewhere, made.path)
+    open_records(elsewhere.database_path)
+    assert all(path.is_file() for path in _named(elsewhere))
+    assert Series.get().copies_deleted_at
+    assert Instance.select().count() == SLICES
+    assert Rejection.select().count() == 0
+
+
+def test_a_node_that_lost_or_altered_files_is_told_and_backed_up(settings, elsewhere, tmp_path):
+    paths = [settings.spool_dir / row.path for row in Instance.select().order_by(Instance.id)]
+    paths[0].write_bytes(b"rotten")
+    next(settings.quarantine_dir.iterdir()).unlink()
+    made = back_up(settings, tmp_path / "a.tar")
+    assert [name.partition("/")[0] for name in made.damaged] == ["spool", "quarantine"]
+    restore(elsewhere, made.path)
+    open_records(elsewhere.database_path)
+    assert all(path.is_file() for path in _named(elsewhere))
+
+
+def test_writers_are_not_held_up(settings, tmp_path):
+    """A transaction that is open while the backup is made is not in it, and not in its way."""
+    with records.transaction():
+        Series.create(series_instance_uid="1.9", study_instance_uid="1")
+        made = back_up(settings, tmp_path / "a.tar")
+    with tarfile.open(made.path) as tar:
+        tar.extract("records.sqlite", tmp_path / "out")
+    with closing(sqlite3.connect(tmp_path / "out" / "records.sqlite")) as copy:
+        assert copy.execute("SELECT count(*) FROM series").fetchone() == (1,)
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_only_into_an_empty_folder(settings, elsewhere, tmp_path):
+    made = back_up(settings, tmp_path / "a.tar")
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(settings, made.path)
+    elsewhere.data_dir.mkdir()
+    (elsewhere.data_dir / "notes").write_text("mine")
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(elsewhere, made.path)
+    assert [path.name for path in elsewhere.data_dir.iterdir()] == ["notes"]
+    (elsewhere.data_dir / "notes").rename(elsewhere.data_dir / ".restoring")
+    (elsewhere.data_dir / ".restoring").unlink()
+    # What an earlier try left is no obstacle.
+    (elsewhere.data_dir / ".restoring" / "spool").mkdir(parents=True)
+    restore(elsewhere, made.path)
+    assert elsewhere.database_path.is_file()
+
+
+def _rewritten(made, tmp_path, change):
+    """Return a copy of a backup whose members and manifest were changed."""
+    with tarfile.open(made.path) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    manifest = json.loads(members.pop("manifest.json"))
+    change(members, manifest)
+    members["manifest.json"] = json.dumps(manifest).encode()
+    path = tmp_path / "changed.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def _alter(members, _manifest):
+    members["records.sqlite"] = b"x" + members["records.sqlite"][1:]
+
+
+def _lose(members, _manifest):
+    del members["records.sqlite"]
+
+
+def _escape(members, manifest):
+    members["../evil"] = b"x"
+    manifest["files"]["../evil"] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
+
+
+def _newer(_members, manifest):
+    manifest["tables"] = 99
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(_alter, "is not what its manifest says"), (_lose, "damaged"), (_escape, "none of a node's"),
+     (_newer, "newer")],
+)  # fmt: skip
+def test_what_is_not_right_is_found_before_anything_is_written(
+    settings, elsewhere, tmp_path, change, words
+):
+    changed = _rewritten(back_up(settings, tmp_path / "a.tar"), tmp_path, change)
+    with pytest.raises(BackupError, match=words):
+        restore(elsewhere, changed)
+    assert not elsewhere.data_dir.exists()
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_is_no_backup(settings, elsewhere, tmp_path):
+    whole = back_up(settings, tmp_path / "a.tar").path.read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "junk.tar").write_bytes(b"junk")
+    for name in ("cut.tar", "junk.tar"):
+        with pytest.raises(BackupError, match="damaged"):
+            restore(elsewhere, tmp_path / name)
+    assert not elsewhere.data_dir.exists()
+
+
+def test_where_no_backup_can_be_made(settings, elsewhere, tmp_path):
+    with pytest.raises(SettingsError, match="no node"):
+        back_up(elsewhere, tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(BackupError, match="there already"):
+        back_up(settings, tmp_path / "a.tar")
+    with pytest.raises(BackupError, match="No such file"):
+        back_up(settings, tmp_path / "nowhere" / "a.tar")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "node"]
+
+
+@pytest.mark.parametrize("limit", [10_000, 200_000])
+def test_a_full_disk_leaves_nothing_half_done(settings, tmp_path, limit):
+    refuse(settings, bytes(300_000), "large", "X")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(BackupError, match="cannot be written"):
+            back_up(settings, tmp_path / "b.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["node"]

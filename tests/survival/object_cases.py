@@ -1,0 +1,230 @@
+"""Data sets that are broken, hostile or merely odd, each sent by a C-STORE that is in order."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
+
+from tests.survival.peer import encoded
+
+__all__ = ["OBJECT_CASES", "ObjectCase"]
+
+ACCEPTED = 0x0000
+CANNOT_UNDERSTAND = 0xC000
+DOES_NOT_MATCH = 0xA900
+
+
+@dataclass(frozen=True)
+class ObjectCase:
+    """One object: how it is made of an honest one, and the status that it has to get.
+
+    ``make`` returns the bytes of the data set, and the SOP Instance UID of the command.
+    """
+
+    name: str
+    make: Callable[[FileDataset], tuple[bytes, str]]
+    status: int
+    transfer: str = ExplicitVRLittleEndian
+
+
+def _changed(**values: object) -> Callable[[FileDataset], tuple[bytes, str]]:
+    """Set attributes, without the checks that pydicom makes of values."""
+
+    def make(dataset: FileDataset) -> tuple[bytes, str]:
+        instance = str(dataset.SOPInstanceUID)
+        for name, value in values.items():
+            setattr(dataset, name, value)
+        return encoded(dataset), str(values.get("SOPInstanceUID", instance))
+
+    return make
+
+
+def _without(*names: str) -> Callable[[FileDataset], tuple[bytes, str]]:
+    def make(dataset: FileDataset) -> tuple[bytes, str]:
+        for name in names:
+            delattr(dataset, name)
+        return encoded(dataset), str(dataset.SOPInstanceUID)
+
+    return make
+
+
+def _element(tag: tuple[int, int], vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    """Return an element in explicit VR little endian whose length may be a lie."""
+    size = len(value) if length is None else length
+    if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
+        return struct.pack("<HH2sHL", *tag, vr, 0, size) + value
+    return struct.pack("<HH2sH", *tag, vr, size) + value
+
+
+def _with_raw(raw: bytes, *, before: int = 0x7FE0) -> Callable[[FileDataset], tuple[bytes, str]]:
+    """Put raw bytes before the pixel data, or at the very end."""
+
+    def make(dataset: FileDataset) -> tuple[bytes, str]:
+        whole = encoded(dataset)
+        place = whole.rindex(b"\xe0\x7f\x10\x00OW") if before == 0x7FE0 else len(whole)
+        return whole[:place] + raw + whole[place:], str(dataset.SOPInstanceUID)
+
+    return make
+
+
+def _nested(depth: int) -> bytes:
+    """Return a sequence in a sequence in a sequence, of undefined lengths."""
+    start = struct.pack("<HH2sHL", 0x7FDF, 0x1001, b"SQ", 0, 0xFFFFFFFF)
+    start += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    return start * depth + end * depth
+
+
+def _cut_off(dataset: FileDataset) -> tuple[bytes, str]:
+    whole = encoded(dataset)
+    return whole[: len(whole) // 2], str(dataset.SOPInstanceUID)
+
+
+def _huge(dataset: FileDataset) -> tuple[bytes, str]:
+    dataset.Rows = dataset.Columns = 65535
+    dataset.NumberOfFrames = 2**31 - 1
+    dataset.PixelData = bytes(10)
+    return encoded(dataset), str(dataset.SOPInstanceUID)
+
+
+def _differs(dataset: FileDataset) -> tuple[bytes, str]:
+    return encoded(dataset), generate_uid()
+
+
+def _rle_larger(dataset: FileDataset) -> tuple[bytes, str]:
+    """A run-length stream of a gigabyte of zeros in the place of a slice."""
+    segment = b"\x81\x00" * 4_000_000
+    header = struct.pack("<16L", 1, 64, *([0] * 14))
+    dataset.PixelData = encapsulate([header + segment])
+    return _encapsulated(dataset, RLELossless)
+
+
+def _jpeg_larger(dataset: FileDataset) -> tuple[bytes, str]:
+    """A JPEG 2000 header that says 60000 x 60000 pixels."""
+    size = struct.pack(">HLLLLLLLLH", 0, 60000, 60000, 0, 0, 60000, 60000, 0, 0, 1)
+    body = b"\xff\x4f\xff\x51" + struct.pack(">H", len(size) + 5) + size + b"\x0f\x01\x01"
+    dataset.PixelData = encapsulate([body + b"\xff\xd9"])
+    return _encapsulated(dataset, JPEG2000Lossless)
+
+
+def _encapsulated(dataset: FileDataset, transfer: str) -> tuple[bytes, str]:
+    dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR = "OB"
+    return encoded(dataset, transfer), str(dataset.SOPInstanceUID)
+
+
+def _file_in_the_data_set(dataset: FileDataset) -> tuple[bytes, str]:
+    """A whole Part 10 file with an executable's preamble where a data set belongs."""
+    buffer = BytesIO()
+    dataset.preamble = b"MZ" + bytes(126)
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue(), str(dataset.SOPInstanceUID)
+
+
+def _no_image(dataset: FileDataset) -> tuple[bytes, str]:
+    foreign = Dataset()
+    foreign.SOPClassUID = MRImageStorage
+    foreign.SOPInstanceUID = generate_uid()
+    foreign.StudyInstanceUID = foreign.SeriesInstanceUID = generate_uid()
+    foreign.Modality = "DOC"
+    return encoded(foreign), str(foreign.SOPInstanceUID)
+
+
+def _odd_pixels(dataset: FileDataset) -> tuple[bytes, str]:
+    dataset.PixelData = dataset.PixelData[:-3]
+    return encoded(dataset), str(dataset.SOPInstanceUID)
+
+
+_TRAVERSAL = "../../../../etc/passwd"
+_LONG = "1." + "2" * 70
+
+OBJECT_CASES = [
+    ObjectCase("an honest one", lambda d: (encoded(d), str(d.SOPInstanceUID)), ACCEPTED),
+    ObjectCase("nothing at all", lambda d: (b"", str(d.SOPInstanceUID)), CANNOT_UNDERSTAND),
+    ObjectCase("noise", lambda d: (bytes(range(256)) * 40, d.SOPInstanceUID), CANNOT_UNDERSTAND),
+    ObjectCase("cut off in the middle", _cut_off, CANNOT_UNDERSTAND),
+    ObjectCase(
+        "traversal in the instance UID", _changed(SOPInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND
+    ),
+    ObjectCase(
+        "traversal in the series UID", _changed(SeriesInstanceUID=_TRAVERSAL), CANNOT_UNDERSTAND
+    ),
+    ObjectCase(
+        "an absolute path as study UID", _changed(StudyInstanceUID="/etc/passwd"), CANNOT_UNDERSTAND
+    ),
+    ObjectCase("a UID of 72 characters", _changed(SeriesInstanceUID=_LONG), CANNOT_UNDERSTAND),
+    ObjectCase("an empty series UID", _changed(SeriesInstanceUID=""), CANNOT_UNDERSTAND),
+    ObjectCase("a NUL in the series UID", _changed(SeriesInstanceUID="1.2\0.3"), CANNOT_UNDERSTAND),
+    ObjectCase("UIDs that differ from the command", _differs, DOES_NOT_MATCH),
+    ObjectCase("Rows and Columns 65535, 2^31 frames, 10 bytes", _huge, CANNOT_UNDERSTAND),
+    ObjectCase("no pixel data", _without("PixelData"), CANNOT_UNDERSTAND),
+    ObjectCase("short pixel data of odd length", _odd_pixels, CANNOT_UNDERSTAND),
+    ObjectCase("no Rows", _without("Rows"), CANNOT_UNDERSTAND),
+    ObjectCase("no image", _no_image, CANNOT_UNDERSTAND),
+    ObjectCase("RLE frames larger than they say", _rle_larger, CANNOT_UNDERSTAND, RLELossless),
+    ObjectCase(
+        "JPEG 2000 frames larger than they say", _jpeg_larger, CANNOT_UNDERSTAND, JPEG2000Lossless
+    ),
+    ObjectCase("sequences nested 10,000 deep", _with_raw(_nested(10_000)), CANNOT_UNDERSTAND),
+    ObjectCase("sequences nested 50 deep", _with_raw(_nested(50)), ACCEPTED),
+    ObjectCase(
+        "a length beyond the end",
+        _with_raw(_element((0x7FDF, 0x1010), b"UN", b"ab", 2**31), before=0xFFFF),
+        ACCEPTED,
+    ),
+    ObjectCase(
+        "a length beyond the pixel data",
+        _with_raw(_element((0x7FDF, 0x1010), b"OB", b"ab", 2**31)),
+        CANNOT_UNDERSTAND,
+    ),
+    ObjectCase("an unknown VR", _with_raw(_element((0x7FDF, 0x1010), b"ZZ", b"ab")), ACCEPTED),
+    ObjectCase("a file with an MZ preamble as data set", _file_in_the_data_set, CANNOT_UNDERSTAND),
+    ObjectCase(
+        "an unknown character set", _changed(SpecificCharacterSet="ISO 9999 IR 1"), ACCEPTED
+    ),
+    ObjectCase("a name with script", _changed(PatientName="<script>alert(1)</script>"), ACCEPTED),
+    ObjectCase(
+        "a description with CRLF and a formula",
+        _changed(SeriesDescription="=1+1\r\n2026 INFO all is well"),
+        ACCEPTED,
+    ),
+    ObjectCase("a name of 64 KiB", _changed(PatientName="N" * 65_000), ACCEPTED),
+    ObjectCase(
+        "pixel spacing that is no number", _changed(PixelSpacing=[float("nan"), 0.0]), ACCEPTED
+    ),
+    ObjectCase("zero slope", _changed(RescaleSlope=0, RescaleIntercept=0), ACCEPTED),
+    ObjectCase("orientation of zeros", _changed(ImageOrientationPatient=[0] * 6), ACCEPTED),
+    ObjectCase(
+        "MONOCHROME1, signed",
+        _changed(PhotometricInterpretation="MONOCHROME1", PixelRepresentation=1),
+        ACCEPTED,
+    ),
+    ObjectCase("12 bits in 16", _changed(BitsStored=12, HighBit=11), ACCEPTED),
+    ObjectCase(
+        "implicit VR",
+        lambda d: (encoded(d, ImplicitVRLittleEndian), d.SOPInstanceUID),
+        ACCEPTED,
+        ImplicitVRLittleEndian,
+    ),
+]
+
+
+def honest(path: str) -> FileDataset:
+    """Return the sample's data set under a UID of its own."""
+    dataset = dcmread(path)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return dataset
