@@ -55,6 +55,8 @@ def main() -> int:
             maximum_attempts=1000,
             delivery_attempts=1000,
             delivery_first_delay=0.2,
+            # A report that went to a killed receiver is not waited for long.
+            commitment_wait=10.0,
             network_timeout=10.0,
             **ports,
         )

@@ -164,6 +164,7 @@ def _requests(module) -> None:
 def _association(module) -> None:
     kind = module.Association
     kind.send_c_store = around("instance", kind.send_c_store)
+    kind.send_n_action = around("promise", kind.send_n_action)
 
 
 def _pipeline(module) -> None:

@@ -24,6 +24,7 @@ from pydicom import dcmread
 from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage
 
+from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.stages import Queue, queue_of, stages_of
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
 from mrisr_node.records import Instance, Job, Series, State, Transition, open_records
@@ -51,6 +52,7 @@ def _both(*names: str) -> list[str]:
 
 
 _STAGES = stages_of(Recipe.NATIVE)
+_DELIVERED = ["instance", "confirmation", "promise"]
 POINTS: dict[str, list[str]] = {
     "receiver": ["write.before", *_both("sync", "rename", "commit", "enqueue")],
     **{
@@ -58,7 +60,7 @@ POINTS: dict[str, list[str]] = {
             "dequeue.after",
             "write.before",
             *_both("rename", "commit", *[f"stage-{s}" for s in _STAGES if queue_of(s) is queue]),
-            *(_both("instance", "confirmation") if queue is Queue.DELIVERY else _both("enqueue")),
+            *_both(*(_DELIVERED if queue is Queue.DELIVERY else ["enqueue"])),
         ]
         for queue in Queue
     },
@@ -80,7 +82,10 @@ class Figures:
     """Series that a slice came late for, because a kill kept it away for long: two results."""
     unfinished: list[str] = field(default_factory=list)
     duplicates: int = 0
+    left: int = 0
+    """Files and folders without an owner when the last kill was over."""
     orphans: list[str] = field(default_factory=list)
+    """Those of them that the next start and the tidying left."""
     seconds: float = 0.0
 
     def lines(self) -> Iterator[str]:
@@ -95,7 +100,8 @@ class Figures:
         yield f"done once           {self.done_once}, re-opened by a late slice {self.reopened}"
         yield f"not done            {'; '.join(self.unfinished) or 'none'}"
         yield f"duplicate results   {self.duplicates}"
-        yield f"orphan files        {len(self.orphans)} {' '.join(self.orphans[:5])}"
+        yield f"orphan files        {len(self.orphans)}, before tidying {self.left}"
+        yield from (f"  {name}" for name in self.orphans)
 
 
 class Sender:
@@ -104,8 +110,8 @@ class Sender:
     def __init__(self, settings: Settings, calling: str) -> None:
         self._settings = settings
         self._calling = calling
-        self.acknowledged: dict[str, str] = {}
-        """The digest of each instance that was answered with success, by its UID."""
+        self.acknowledged: dict[str, Path] = {}
+        """The file of each instance that was answered with success, by its UID."""
         self.stop = threading.Event()
 
     def send(self, sample: SampleSeries) -> None:
@@ -132,8 +138,7 @@ class Sender:
                 status = association.send_c_store(path).get("Status")
                 if status != 0x0000:
                     break
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                self.acknowledged[path.name] = digest
+                self.acknowledged[path.name] = path
                 left.remove(path)
         if association.is_established:
             association.release()
@@ -258,11 +263,12 @@ def run(
         sender.stop.set()
         for thread in threads:
             thread.join()
-    # Once more, with nothing to do: what a start clears away is no orphan.
+    figures.left = len(list(_orphans(settings)))
+    # What the next start and the tidying of the next day clear away is no orphan.
     with _running(settings, folder) as processes:
         processes.keep_up()
-        _wait(processes, [], len(sent), patience)
-        time.sleep(1)
+        _wait_for_receiver(settings, patience)
+    remove_leftovers(settings, time.time() + 2 * 86_400)
     figures.seconds = time.monotonic() - begun
     _count(figures, settings, sender, sent)
     return figures
@@ -279,6 +285,15 @@ def _wait(
         if ended == series and not any(thread.is_alive() for thread in threads):
             return
         time.sleep(0.05)
+
+
+def _wait_for_receiver(settings: Settings, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", settings.receiver_port), 5).close()
+            return
+        time.sleep(0.1)
 
 
 def _sample(folder: Path, number: int) -> SampleSeries:
@@ -303,10 +318,8 @@ def _count(
     figures.acknowledged = len(sender.acknowledged)
     figures.series = len(sent)
     rows = {row.sop_instance_uid: row for row in Instance.select()}
-    for uid, digest in sender.acknowledged.items():
-        path = settings.spool_dir / rows[uid].path if uid in rows else None
-        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            figures.lost += 1
+    for uid, path in sender.acknowledged.items():
+        figures.lost += uid not in rows or not _kept(rows[uid], settings, path)
     pacs = Pacs(settings)
     for sample in sent:
         series = Series.get_or_none(Series.series_instance_uid == sample.series_uid)
@@ -327,6 +340,15 @@ def _count(
         figures.done_once += done == 1
         figures.reopened += late > 0
     figures.orphans = sorted(_orphans(settings))
+
+
+def _kept(row: Instance, settings: Settings, sent: Path) -> bool:
+    """Tell whether an instance is on the spool with all that was sent."""
+    path = settings.spool_dir / row.path
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
+        return False
+    # The receiver writes file meta information of its own.
+    return dcmread(path) == dcmread(sent)
 
 
 def _results(pacs: Pacs, sample: SampleSeries) -> dict[str, int]:

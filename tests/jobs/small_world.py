@@ -117,6 +117,8 @@ class World:
         encoded = encoded_slice(SERIES[series], number, altered=altered)
         # Each time another receiver process: it may come while one is in the middle of a commit.
         spool = Spool(self.settings.spool_dir, self.settings.quarantine_dir, 0)
+        # In this thread, where it can be interrupted.
+        spool._commits.add = lambda kept: spool._commit([kept])[0]
         draft = spool.draft(encoded)
         draft.sync()
         header = screen(draft.path, MRImageStorage, instance_uid(SERIES[series], number))
