@@ -5,9 +5,9 @@ The node's own code knows nothing of it: files are watched by an audit hook and 
 they are imported. So a point is where something becomes durable or known to others, before and
 after, whatever our code looks like.
 
-A plan is one line in ``$FAULTS/plan``: role, point, number. The process of that role which reaches
-the point for the n-th time since takes the plan away and is gone. `install` is called in every
-process; without a role (``FAULTS_ROLE``) nothing happens.
+A plan is one line in ``$FAULTS/plan-ROLE``: a point, a number, a name. The process of that role
+which reaches the point for the n-th time since gives the plan that name and is gone. `install` is
+called in every process; without a role (``FAULTS_ROLE``) nothing happens.
 """
 
 import functools
@@ -44,17 +44,17 @@ def reach(point: str) -> None:
 
 def _look(point: str) -> None:
     global _seen
-    plan = FOLDER / "plan"
+    plan = FOLDER / f"plan-{role}"
     try:
         text = plan.read_text()
-        wanted_role, wanted_point, number, name = text.split()
+        wanted, number, name = text.split()
     except (OSError, ValueError):
         return
     if text != _seen:
         _seen = text
         _counts.clear()
     _counts[point] += 1
-    if (role, point) != (wanted_role, wanted_point) or _counts[point] < int(number):
+    if point != wanted or _counts[point] < int(number):
         return
     try:
         plan.rename(FOLDER / name)

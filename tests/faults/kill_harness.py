@@ -6,23 +6,17 @@ acknowledged again, until it is.
 """
 
 import hashlib
-import itertools
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from node_under_load import Processes, Sender, running
 from pydicom import dcmread
-from pynetdicom import AE
-from pynetdicom.sop_class import MRImageStorage
 
 from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.stages import Queue, queue_of, stages_of
@@ -31,7 +25,6 @@ from mrisr_node.records import Instance, Job, Series, State, Transition, open_re
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Recipe, Settings
 
-HERE = Path(__file__).resolve().parent
 SLICES = 8
 _ENDED = [State.DONE.value, State.SKIPPED.value, State.FAILED.value]
 
@@ -104,102 +97,39 @@ class Figures:
         yield from (f"  {name}" for name in self.orphans)
 
 
-class Sender:
-    """Sends series from a thread, and remembers what was acknowledged."""
+class _Plans:
+    """The kills of one role, one after the other."""
 
-    def __init__(self, settings: Settings, calling: str) -> None:
-        self._settings = settings
-        self._calling = calling
-        self.acknowledged: dict[str, Path] = {}
-        """The file of each instance that was answered with success, by its UID."""
-        self.stop = threading.Event()
+    def __init__(self, folder: Path, role: str, kills: Sequence[Kill], patience: float) -> None:
+        self._file = folder / f"plan-{role}"
+        self._left = [kill for kill in kills if kill.role == role]
+        self._patience = patience
+        self._armed: Kill | None = None
+        self._done = folder
+        self._deadline = 0.0
 
-    def send(self, sample: SampleSeries) -> None:
-        """Send until everything is acknowledged."""
-        left = list(sample.paths)
-        while left and not self.stop.is_set():
-            left = self._once(left)
-
-    def _once(self, paths: Sequence[Path]) -> list[Path]:
-        address = ("127.0.0.1", self._settings.receiver_port)
-        try:
-            # pynetdicom leaves its socket to the garbage collector when nobody listens.
-            socket.create_connection(address, 5).close()
-        except OSError:
-            time.sleep(0.1)
-            return list(paths)
-        ae = AE(ae_title=self._calling)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
-        ae.add_requested_context(MRImageStorage)
-        association = ae.associate(*address, ae_title=self._settings.ae_title)
-        left = list(paths)
-        with suppress(RuntimeError):  # the association is gone
-            for path in paths:
-                status = association.send_c_store(path).get("Status")
-                if status != 0x0000:
-                    break
-                self.acknowledged[path.name] = path
-                left.remove(path)
-        if association.is_established:
-            association.release()
-        else:
-            association.abort()
-        return left
-
-
-class Processes:
-    """Receiver and workers of one node, each under the eyes of ``fault_points``."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.plan = folder / "plan"
-        environment = settings.environment()
-        paths = [str(HERE), str(HERE.parent.parent), environment.get("PYTHONPATH", "")]
-        self._environment = environment | {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "FAULTS": str(folder),
-            "FAULTS_DATA": str(settings.data_dir),
-            "FAULTS_STAND_INS": "1",
-        }
-        self._log = (settings.data_dir / "processes.log").open("ab")
-        self._receiver: subprocess.Popen[bytes] | None = None
-        self._nursery = self._popen([str(HERE / "nursery.py")], stdin=subprocess.PIPE)
-
-    def keep_up(self) -> None:
-        """Start the receiver, again if it was killed."""
-        if self._nursery.poll() is not None:
-            raise RuntimeError("the workers' process ended; see processes.log")
-        if self._receiver is None or self._receiver.poll() is not None:
-            self._receiver = self._popen(["-m", "mrisr_node.cli", "receive"], role="receiver")
-
-    def stop(self) -> None:
-        """End all of them."""
-        for process in (self._nursery, self._receiver):
-            if process is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if self._nursery.stdin:
-            self._nursery.stdin.close()
-        self._log.close()
-
-    def _popen(self, arguments: list[str], role: str = "", **keywords) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env=self._environment | {"FAULTS_ROLE": role},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **keywords,
-        )
-
-
-@contextmanager
-def _running(settings: Settings, folder: Path) -> Iterator[Processes]:
-    processes = Processes(settings, folder)
-    try:
-        yield processes
-    finally:
-        processes.stop()
+    def look(self, figures: Figures) -> bool:
+        """Note a kill that was done, arm the next one; tell whether there is none left."""
+        if self._armed is not None:
+            name = f"{self._armed.role}.{self._armed.point}"
+            if self._done.exists():
+                figures.kills[name] += 1
+            elif time.monotonic() > self._deadline:
+                self._file.unlink(missing_ok=True)
+                figures.not_reached.append(f"{name} x{self._armed.number}")
+            else:
+                return False
+            self._armed = None
+        if not self._left:
+            return True
+        self._armed = kill = self._left.pop(0)
+        self._done = self._file.with_name(f"done-{kill.role}-{len(self._left)}")
+        self._deadline = time.monotonic() + self._patience
+        # Beside its place first: it may be read at any time.
+        draft = self._file.with_suffix(".draft")
+        draft.write_text(f"{kill.point} {kill.number} {self._done.name}")
+        draft.rename(self._file)
+        return False
 
 
 def run(
@@ -211,7 +141,9 @@ def run(
     patience: float = 300.0,
     say: Say = lambda _: None,
 ) -> Figures:
-    """Kill at every point of the plan while series arrive, and look at what is left.
+    """Kill at every point of a plan while series arrive, and look at what is left.
+
+    The roles die independently of each other, each at its points in turn.
 
     Parameters
     ----------
@@ -241,22 +173,16 @@ def run(
             threads[-1].start()
 
     try:
-        with _running(settings, folder) as processes:
-            for number, kill in enumerate(kills, start=1):
-                name = f"{kill.role}.{kill.point}"
-                done = folder / f"done-{number}"
-                processes.plan.write_text(f"{kill.role} {kill.point} {kill.number} {done.name}")
-                deadline = time.monotonic() + patience
-                while not done.exists() and time.monotonic() < deadline:
-                    processes.keep_up()
-                    feed(load)
-                    time.sleep(0.05)
-                processes.plan.unlink(missing_ok=True)
-                if done.exists():
-                    figures.kills[name] += 1
-                else:
-                    figures.not_reached.append(f"{name} x{kill.number}")
-                say(f"{number} of {len(kills)}: {name}, {time.monotonic() - begun:.0f} s")
+        with running(settings, folder) as processes:
+            plans = [_Plans(folder, role, kills, patience) for role in POINTS]
+            told = 0
+            while not _all_over(plans, figures):
+                processes.keep_up()
+                feed(load)
+                time.sleep(0.05)
+                if (done := sum(figures.kills.values())) > told:
+                    told = done
+                    say(f"{done} of {len(kills)} kills, {time.monotonic() - begun:.0f} s")
             feed(1)
             _wait(processes, threads, len(sent), patience)
     finally:
@@ -265,13 +191,18 @@ def run(
             thread.join()
     figures.left = len(list(_orphans(settings)))
     # What the next start and the tidying of the next day clear away is no orphan.
-    with _running(settings, folder) as processes:
+    with running(settings, folder) as processes:
         processes.keep_up()
         _wait_for_receiver(settings, patience)
     remove_leftovers(settings, time.time() + 2 * 86_400)
     figures.seconds = time.monotonic() - begun
     _count(figures, settings, sender, sent)
     return figures
+
+
+def _all_over(plans: Sequence[_Plans], figures: Figures) -> bool:
+    over = [plan.look(figures) for plan in plans]  # each is looked at, whatever another one says
+    return all(over)
 
 
 def _wait(
@@ -378,9 +309,3 @@ def _orphans(settings: Settings) -> Iterator[str]:
 def every_point() -> list[Kill]:
     """Return each point once."""
     return [Kill(role, point) for role, points in POINTS.items() for point in points]
-
-
-def in_turns(kills: Sequence[Kill]) -> list[Kill]:
-    """Order kills so that the roles take turns, and no role's work is waited for idly."""
-    by_role = [[kill for kill in kills if kill.role == role] for role in POINTS]
-    return [kill for turn in itertools.zip_longest(*by_role) for kill in turn if kill]
