@@ -101,12 +101,18 @@ class _Plans:
     """The kills of one role, one after the other."""
 
     def __init__(self, folder: Path, role: str, kills: Sequence[Kill], patience: float) -> None:
+        self.role = role
         self._file = folder / f"plan-{role}"
         self._left = [kill for kill in kills if kill.role == role]
         self._patience = patience
         self._armed: Kill | None = None
         self._done = folder
         self._deadline = 0.0
+
+    @property
+    def left(self) -> int:
+        """How many are to come."""
+        return len(self._left) + (self._armed is not None)
 
     def look(self, figures: Figures) -> bool:
         """Note a kill that was done, arm the next one; tell whether there is none left."""
@@ -182,7 +188,9 @@ def run(
                 time.sleep(0.05)
                 if (done := sum(figures.kills.values())) > told:
                     told = done
-                    say(f"{done} of {len(kills)} kills, {time.monotonic() - begun:.0f} s")
+                    left = ", ".join(f"{plan.role} {plan.left}" for plan in plans if plan.left)
+                    seconds = time.monotonic() - begun
+                    say(f"{done} of {len(kills)} kills, {seconds:.0f} s; left: {left or 'none'}")
             feed(1)
             _wait(processes, threads, len(sent), patience)
     finally:

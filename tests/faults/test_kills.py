@@ -10,7 +10,7 @@ BENCH = Path(__file__).resolve().parent.parent.parent / "bench" / "kills.py"
 def test_killed_at_every_point(needs_orthanc):
     # In a process of its own, where the sockets of associations that died may be garbage.
     run = subprocess.run(
-        [sys.executable, str(BENCH), "--each", "--load", "2"],
+        [sys.executable, str(BENCH), "--each"],
         capture_output=True,
         text=True,
         timeout=850,
