@@ -26,7 +26,7 @@ lint: setup ## the checks that need no running node
 	$(bin)/lint-imports
 
 fuzz: setup ## look for what breaks parsers and states, for hours and differently each time
-	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest -p no:timeout tests/fuzz \
+	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest --timeout 0 tests/fuzz \
 	  tests/jobs/test_interleavings.py
 
 bench: setup ## run the side-by-side measurements of bench/

@@ -29,7 +29,7 @@ from mrisr_node.results.delivery import Pacs  # noqa: E402
 from mrisr_node.settings import Settings, load_settings  # noqa: E402
 
 ENDED = [State.DONE.value, State.SKIPPED.value, State.FAILED.value]
-SLICES = 10
+SLICES = 12
 # So many series wait in the node at most: what is under way is what a kill can harm.
 UNDER_WAY = 3
 WORKERS = ("cpu-worker", "gpu-worker", "delivery-worker")
@@ -56,7 +56,8 @@ def _send(settings: Settings, folder: Path, number: int) -> SampleSeries:
     """Store a series in the PACS, as a scanner would."""
     sample = write_sample(
         folder / f"series-{number}",
-        Acquisition(slices=SLICES, matrix=128, rotation=(number % 7, 0.0, number % 5)),
+        # As small as HD-BET still finds a brain in it.
+        Acquisition(slices=SLICES, matrix=160, noise=0.005 * (number % 3)),
         study=Study(patient_id=f"SOAK-{number}"),
     )
     destination = Destination(
