@@ -68,12 +68,15 @@ class State(StrEnum):
 
 ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
 
-# A late slice re-opens a series from wherever it is.
+# A late slice re-opens a series from wherever it is. A job that is tried again goes on where it
+# failed, so a queued series may go to any of the working states.
 _NEXT: dict[State, frozenset[State]] = {
     State.RECEIVING: frozenset({State.COMPLETE, State.FAILED}),
     State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
     State.SKIPPED: frozenset({State.RECEIVING}),
-    State.QUEUED: frozenset({State.PREPARING, State.FAILED, State.RECEIVING}),
+    State.QUEUED: frozenset(
+        {State.PREPARING, State.RESOLVING, State.DELIVERING, State.FAILED, State.RECEIVING}
+    ),
     State.PREPARING: frozenset({State.RESOLVING, State.FAILED, State.RECEIVING}),
     State.RESOLVING: frozenset({State.DELIVERING, State.FAILED, State.RECEIVING}),
     State.DELIVERING: frozenset({State.DONE, State.FAILED, State.RECEIVING}),
