@@ -58,8 +58,8 @@ class TrainingConfig:
     network, arguments
         A name of the registry, and its arguments.
     start
-        Checkpoint folder whose weights training goes on from, in a network with as many channels or
-        more; by default it starts from nothing.
+        Checkpoint folder whose weights training goes on from, in a network with as many channels
+        and blocks or more; by default it starts from nothing.
     acquisition
         Ranges of the simulated acquisitions.
     patch, slices

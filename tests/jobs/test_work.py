@@ -116,6 +116,21 @@ def test_a_failed_series_can_be_tried_again_and_others_cannot(settings, job):
     assert Worker(settings)._take(Queue.CPU, job.id).attempts == 0
 
 
+@pytest.mark.parametrize(
+    ("queue", "stage"), [(Queue.GPU, Stage.SUPERRESOLVE), (Queue.DELIVERY, Stage.STORE)]
+)
+def test_a_series_that_is_tried_again_goes_on_where_it_failed(
+    settings, job, monkeypatch, queue, stage
+):
+    ran = []
+    _only(monkeypatch, stage, lambda workspace: ran.append(workspace.folder.name))
+    _series(job).move(State.FAILED, "no luck")
+    Job.update(stage=stage.value).execute()
+    retry(job.series_id)
+    Worker(settings).advance(queue, job.id)
+    assert ran == [str(job.id)]
+
+
 def test_a_series_that_never_arrived_can_be_tried_again(settings):
     series = Series.create(
         series_instance_uid="1.9", study_instance_uid="1.2", last_instance_at=time.time() - 9999
