@@ -1,6 +1,8 @@
 """A PACS on its worst days: down, refusing, slow, lying, and well again."""
 
 import json
+import os
+import signal
 import socket
 
 import pytest
@@ -217,6 +219,8 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
             def __call__(self, part):
                 if not first:
                     first.append(part)
+                    if delivery is Delivery.CSTORE:
+                        os.kill(orthanc.pid, signal.SIGKILL)
                     orthanc.stop()
 
         monkeypatch.setattr(work, "_ProgressWriter", Stopping)
