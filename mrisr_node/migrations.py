@@ -54,12 +54,14 @@ class _Tables:
 Step = Callable[[_Tables], None]
 
 
-def _retention_and_quarantine(tables: _Tables) -> None:
+def _retention_quarantine_and_commitment(tables: _Tables) -> None:
     tables.add("series", "copies_deleted_at", FloatField(null=True))
+    tables.add("instance", "committed_at", FloatField(null=True))
+    tables.add("job", "committed_at", FloatField(null=True))
     tables.add("rejection", "address", CharField(default=""))
 
 
-STEPS: Sequence[Step] = (_retention_and_quarantine,)
+STEPS: Sequence[Step] = (_retention_quarantine_and_commitment,)
 """In order; the first one leads from version 0, that of 0.1.0, to version 1."""
 
 

@@ -181,7 +181,8 @@ def _failures(settings: Settings, peer: str, references: list[list[str]]) -> dic
 def _failure(spool: Path, peer: str, sop_class: str, uid: str) -> int | None:
     """Return why an instance cannot be promised, or None where it is here as it was sent."""
     row = Instance.get_or_none(Instance.sop_instance_uid == uid)
-    if row is None:
+    # Once copies are deleted by retention, what comes again is held for a day only.
+    if row is None or row.series.copies_deleted_at is not None:
         return _NO_SUCH_INSTANCE
     path = spool / row.path
     try:

@@ -139,7 +139,7 @@ class Spool:
     def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Make several drafts instances; all are durable after it, or none is."""
         with records.connection():
-            self._place([kept for kept in batch if _known(kept) is None])
+            self._place([kept for kept in batch if _is_missing(kept, _known(kept))])
             try:
                 with records.transaction():
                     return [self._record(kept) for kept in batch]
@@ -167,12 +167,13 @@ class Spool:
     def _record(self, kept: _Kept) -> StoreOutcome:
         """Write the row of a file; the write lock is held."""
         known = _known(kept)
+        if _is_missing(kept, known):
+            # Another process put the same bytes there, failed, and took them back; or retention
+            # deleted them meanwhile.
+            self._place([kept])
         if known is not None:
             same = known.sha256 == kept.draft.sha256
             return StoreOutcome.SAME if same else StoreOutcome.DIFFERENT
-        if not kept.path.exists():
-            # Another process put the same bytes there, failed, and took them back.
-            self._place([kept])
         Instance.create(
             series=_series_of(kept.header, kept.sender),
             sop_instance_uid=kept.header.sop_instance_uid,
@@ -220,6 +221,12 @@ class Spool:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
         rows = Instance.select().where(Instance.series == series)
         return [self._folder / row.path for row in rows.order_by(Instance.sop_instance_uid)]
+
+
+def _is_missing(kept: _Kept, known: Instance | None) -> bool:
+    """Tell whether a file has to be put in its place: a row may have outlived its file."""
+    same = known is None or known.sha256 == kept.draft.sha256
+    return same and not kept.path.exists()
 
 
 def _known(kept: _Kept) -> Instance | None:

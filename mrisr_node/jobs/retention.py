@@ -35,7 +35,7 @@ _YOUNGEST = 3600.0
 _AT_ONCE = 20
 _LEFTOVERS_EVERY = 6 * 3600.0
 
-HeldByPacs = Callable[[str, str], int]
+HeldByPacs = Callable[[str, str], set[str]]
 
 
 class Retention:
@@ -44,8 +44,8 @@ class Retention:
     Parameters
     ----------
     held_by_pacs
-        Asked with study and series UID: how many instances the PACS shows; raises `DeliveryError`
-        where it cannot be asked.
+        Asked with study and series UID: the SOP Instance UIDs that the PACS shows; raises
+        `DeliveryError` where it cannot be asked.
     """
 
     def __init__(
@@ -145,12 +145,14 @@ class Retention:
             moved_on = (now.state, now.state_at) != (series.state, series.state_at)
             if moved_on or not _confirmed(now):
                 return 0
-            if shown < len(instances):
+            # What a peer was promised (storage commitment) is kept from here on by the PACS.
+            missing = {instance.sop_instance_uid for instance in instances} - shown
+            if missing:
                 self._kept[series.id] = self._clock() + _DAY
                 _log.warning(
-                    "series %d is past retention (%s) and stays: the PACS shows %d of its %d"
-                    " instances; send them there, and its copies are deleted",
-                    *(series.id, why, shown, len(instances)),
+                    "series %d is past retention (%s) and stays: the PACS does not show %d of its"
+                    " %d instances; send them there, and its copies are deleted",
+                    *(series.id, why, len(missing), len(instances)),
                 )
                 return 0
             Series.update(copies_deleted_at=self._clock()).where(Series.id == series.id).execute()

@@ -34,7 +34,7 @@ class Rounds:
         self._queues = Queues(settings)
         self._reconciler = Reconciler(settings)
         self._assembly = Assembly(settings, self._reconciler.expected_instances)
-        self._retention = Retention(settings, Pacs(settings).count)
+        self._retention = Retention(settings, Pacs(settings).instances)
         self._recovered = self._reconciled = self._retained = float("-inf")
 
     def run(self, stop: threading.Event) -> None:

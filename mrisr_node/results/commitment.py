@@ -25,11 +25,11 @@ from mrisr_node.errors import DeliveryError, NotYet
 from mrisr_node.intake.association import association
 from mrisr_node.intake.commitment import Reference, on_report
 from mrisr_node.intake.tls import client_context
-from mrisr_node.records import CommitmentRequest, Instance, Series
+from mrisr_node.records import CommitmentRequest
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings, StorageCommitment
 
-__all__ = ["promised_alone", "require_promise"]
+__all__ = ["require_promise"]
 
 _log = logging.getLogger(__name__)
 
@@ -91,27 +91,6 @@ def require_promise(
             f" first with 0x{reason:04X}"
         )
     note({"transaction_uid": request.transaction_uid, "committed_at": request.answered_at})
-
-
-def promised_alone(pacs: Pacs, series: Series) -> set[str]:
-    """Return the instances of a series that we promised a peer to keep and the PACS has not.
-
-    Whatever deletes received instances must leave these alone.
-
-    Raises
-    ------
-    DeliveryError
-        The PACS cannot be asked.
-    """
-    promised = {
-        row.sop_instance_uid
-        for row in Instance.select().where(
-            Instance.series == series, Instance.committed_at.is_null(False)
-        )
-    }
-    if not promised:
-        return promised
-    return promised - pacs.instances(series.study_instance_uid, series.series_instance_uid)
 
 
 class _NoPromise(Exception):

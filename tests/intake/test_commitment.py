@@ -165,6 +165,17 @@ def test_what_came_again_with_other_content_is_not_promised(settings, stored, sa
     assert reports.got[0][3] == {str(altered.SOPInstanceUID): 0x0110}
 
 
+def test_what_retention_deleted_is_not_promised_even_if_it_came_again(settings, stored):
+    Series.update(copies_deleted_at=time.time()).execute()
+    reports = Reports()
+    with _scanner(settings, reports):
+        with _asking(settings) as peer:
+            _ask(peer, stored)
+        CommitmentReports(settings).round()
+    assert set(reports.got[0][3].values()) == {0x0112}
+    assert Instance.select().where(Instance.committed_at.is_null(False)).count() == 0
+
+
 def test_a_report_outlives_a_peer_that_is_down_and_a_restart(settings, stored):
     with _asking(settings) as peer:
         _, transaction = _ask(peer, stored)
