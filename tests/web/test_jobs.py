@@ -9,7 +9,7 @@ import pytest
 from web_door import Door, served
 
 from mrisr_node.jobs.stages import Stage
-from mrisr_node.records import Instance, Job, Series, StageRun, State, StateError
+from mrisr_node.records import Instance, Job, Series, StageRun, State, StateError, Transition
 from mrisr_node.settings import Recipe
 from mrisr_node.web import jobs
 from mrisr_node.web.viewer import comparison_path, comparison_url
@@ -27,6 +27,10 @@ def add(uid: str, state: State, **values) -> Series:
     job = {k: v for k, v in values.items() if k not in names}
     if job:
         Job.create(series=series, recipe=Recipe.NATIVE.value, **job)
+        if state is State.FAILED:
+            Transition.create(
+                series=series, source=State.PREPARING.value, target=state.value, at=1.0
+            )
     return series
 
 

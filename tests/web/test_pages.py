@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
 
 from mrisr_node.jobs.stages import Stage
-from mrisr_node.records import Job, Series, State
+from mrisr_node.records import Job, Series, State, Transition
 from mrisr_node.settings import Recipe
 from mrisr_node.web.viewer import comparison_path
 
@@ -50,6 +50,10 @@ def add(uid: str, state: State, description: str = "T1 axial", **job) -> Series:
     )  # fmt: skip
     if job:
         Job.create(series=series, recipe=Recipe.NATIVE.value, **job)
+        if state is State.FAILED:
+            Transition.create(
+                series=series, source=State.PREPARING.value, target=state.value, at=1.0
+            )
     return series
 
 
