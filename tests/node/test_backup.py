@@ -110,6 +110,7 @@ def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
                lease_owner="here:1:x", lease_until=time.time() + 999)  # fmt: skip
     failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
     Job.create(series=failed, recipe="native", stage="superresolve")
+    Transition.create(series=failed, source="resolving", target="failed", at=1.0)
     restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
     open_records(elsewhere.database_path)
     assert Series.get_by_id(1).state == State.QUEUED
