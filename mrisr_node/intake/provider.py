@@ -14,13 +14,12 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from socketserver import BaseServer
 from typing import Any, cast
 
 from peewee import PeeweeException
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
@@ -264,46 +263,21 @@ class StorageProvider:
         draft = self._spool.draft(encoded)
         try:
             request = event.request
-            # The child reads while this process waits for the disk.
-            syncing = _Syncing(draft.sync)
             try:
                 header = self._screener.screen(
                     draft.path,
                     str(request.AffectedSOPClassUID),
                     str(request.AffectedSOPInstanceUID),
+                    meanwhile=draft.sync,
                 )
             except Rejected as error:
                 _log.warning("instance from %s put into quarantine: %s", sender, error)
                 self._spool.reject(draft, str(error), sender, address=address)
                 return error.status
-            finally:
-                syncing.wait()
             outcome = self._spool.store(header, draft, sender, address)
         finally:
             draft.drop()
         return _DUPLICATE if outcome is StoreOutcome.DIFFERENT else _SUCCESS
-
-
-class _Syncing:
-    """A sync under way in another thread."""
-
-    def __init__(self, sync: Callable[[], None]) -> None:
-        self._error: OSError | None = None
-        self._sync = sync
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._sync()
-        except OSError as error:
-            self._error = error
-
-    def wait(self) -> None:
-        """Return once it is done; raise its error."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
 
 
 def _printable(title: str) -> str:
@@ -315,6 +289,8 @@ def main(descriptor: int) -> int:
     """Serve the connections that come through an inherited Unix socket."""
     settings = load_settings()
     start_logging("receiver", settings.log_format)
+    # It would put every PDU into words that nobody reads.
+    _config.LOG_HANDLER_LEVEL = "none"
     records.open_records(settings.database_path)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,21 @@ class Screener:
         with self._lock:
             self._living()
 
-    def screen(self, path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
+    def screen(
+        self,
+        path: Path,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Header:
         """Do what :func:`mrisr_node.intake.screening.screen` does, in the child.
+
+        Parameters
+        ----------
+        path, sop_class_uid, sop_instance_uid
+            As there.
+        meanwhile
+            Done here while the child is busy; what it raises is raised.
 
         Raises
         ------
@@ -64,7 +79,7 @@ class Screener:
         }
         with self._lock:
             child = self._living()
-            answer = self._ask(child, request, seconds)
+            answer = self._ask(child, request, seconds, meanwhile)
         if "header" in answer:
             return Header(**answer["header"])
         raise Rejected(answer["status"], answer["reason"])
@@ -91,18 +106,26 @@ class Screener:
         return self._child
 
     def _ask(
-        self, child: subprocess.Popen[str], request: dict[str, Any], seconds: float
+        self,
+        child: subprocess.Popen[str],
+        request: dict[str, Any],
+        seconds: float,
+        meanwhile: Callable[[], None],
     ) -> dict[str, Any]:
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the screening process has no pipes")
-        try:
+        with suppress(OSError):  # it is gone, and has no answer either
             child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
-            # Twice: the processor's time is what the child is limited in.
-            readable, _, _ = select.select([child.stdout], [], [], 2 * seconds)
-            line = child.stdout.readline() if readable else ""
-        except OSError:
-            line, readable = "", [child.stdout]
+        try:
+            meanwhile()
+        except BaseException:
+            # Its answer would be taken for that to the next question.
+            self._end()
+            raise
+        # Twice: the processor's time is what the child is limited in.
+        readable, _, _ = select.select([child.stdout], [], [], 2 * seconds)
+        line = child.stdout.readline() if readable else ""
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
             return answer
@@ -120,10 +143,8 @@ class Screener:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe:
-                try:
+                with suppress(OSError):  # what was not flushed has no reader any more
                     pipe.close()
-                except OSError:  # what was not flushed has no reader any more
-                    continue
 
 
 def main() -> int:

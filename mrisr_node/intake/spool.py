@@ -138,15 +138,19 @@ class Spool:
 
     def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Make several drafts instances; all are durable after it, or none is."""
-        with records.connection():
-            self._place([kept for kept in batch if _is_missing(kept, _known(kept))])
-            try:
-                with records.transaction():
-                    return [self._record(kept) for kept in batch]
-            finally:
-                # What cannot be taken back now is a file without a row, and no lie.
+        # Before anything is known of them, so that as little as possible is done under the lock.
+        self._place(batch)
+        kept = False
+        try:
+            with records.transaction():
+                outcomes = self._record(batch)
+            kept = StoreOutcome.DIFFERENT not in outcomes
+        finally:
+            # What cannot be taken back now is a file without a row, and no lie.
+            if not kept:
                 with suppress(PeeweeException, OSError):
                     self._withdraw(batch)
+        return outcomes
 
     def _place(self, batch: Sequence[_Kept]) -> None:
         """Give drafts their final names, durably."""
@@ -164,25 +168,38 @@ class Spool:
             _sync_folder(folder)
         self._durable |= folders
 
-    def _record(self, kept: _Kept) -> StoreOutcome:
-        """Write the row of a file; the write lock is held."""
-        known = _known(kept)
-        if _is_missing(kept, known):
-            # Another process put the same bytes there, failed, and took them back; or retention
-            # deleted them meanwhile.
-            self._place([kept])
-        if known is not None:
-            same = known.sha256 == kept.draft.sha256
-            return StoreOutcome.SAME if same else StoreOutcome.DIFFERENT
-        Instance.create(
-            series=_series_of(kept.header, kept.sender),
-            sop_instance_uid=kept.header.sop_instance_uid,
-            path=str(kept.path.relative_to(self._folder)),
-            sha256=kept.draft.sha256,
-            size=kept.draft.size,
-            sender=kept.sender,
-        )
-        return StoreOutcome.NEW
+    def _record(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
+        """Write the rows of files; the write lock is held."""
+        # Taken back by another process that failed with the same bytes, or by retention.
+        self._place([kept for kept in batch if not kept.path.exists()])
+        uids = [kept.header.sop_instance_uid for kept in batch]
+        rows = Instance.select(Instance.sop_instance_uid, Instance.sha256)
+        rows = rows.where(Instance.sop_instance_uid.in_(uids))
+        known = {row.sop_instance_uid: row.sha256 for row in rows}
+        outcomes, new = [], []
+        for uid, kept in zip(uids, batch, strict=True):
+            if uid in known:
+                same = known[uid] == kept.draft.sha256
+                outcomes.append(StoreOutcome.SAME if same else StoreOutcome.DIFFERENT)
+                continue
+            known[uid] = kept.draft.sha256
+            outcomes.append(StoreOutcome.NEW)
+            new.append(kept)
+        if new:
+            series = {kept.header.series_instance_uid: kept for kept in new}
+            ids = {uid: _series_of(kept.header, kept.sender) for uid, kept in series.items()}
+            Instance.insert_many(
+                {
+                    "series": ids[kept.header.series_instance_uid],
+                    "sop_instance_uid": kept.header.sop_instance_uid,
+                    "path": str(kept.path.relative_to(self._folder)),
+                    "sha256": kept.draft.sha256,
+                    "size": kept.draft.size,
+                    "sender": kept.sender,
+                }
+                for kept in new
+            ).execute()
+        return outcomes
 
     def _withdraw(self, batch: Sequence[_Kept]) -> None:
         """Take back the files that no row names: not committed, or another was first."""
@@ -221,19 +238,6 @@ class Spool:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
         rows = Instance.select().where(Instance.series == series)
         return [self._folder / row.path for row in rows.order_by(Instance.sop_instance_uid)]
-
-
-def _is_missing(kept: _Kept, known: Instance | None) -> bool:
-    """Tell whether a file has to be put in its place: a row may have outlived its file."""
-    same = known is None or known.sha256 == kept.draft.sha256
-    return same and not kept.path.exists()
-
-
-def _known(kept: _Kept) -> Instance | None:
-    known: Instance | None = Instance.get_or_none(
-        Instance.sop_instance_uid == kept.header.sop_instance_uid
-    )
-    return known
 
 
 def _series_of(header: Header, sender: str) -> Series:
