@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint fuzz bench clean
+.PHONY: help setup demo up test lint fuzz bench soak kills clean
 
 bin := .venv/bin
 
@@ -29,8 +29,14 @@ fuzz: setup ## look for what breaks parsers and states, for hours and differentl
 	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest --timeout 0 tests/fuzz \
 	  tests/jobs/test_interleavings.py
 
-bench: setup ## run the side-by-side measurements of bench/
-	@for name in quality superres brain; do $(bin)/python "bench/$$name.py" || exit 1; done
+bench: setup ## run the side-by-side measurements of bench/, but for the two long ones below
+	@for name in quality superres brain ingest survival; do $(bin)/python "bench/$$name.py" || exit 1; done
+
+soak: setup ## 200 series through a whole node while workers are killed; hours
+	$(bin)/python bench/soak.py
+
+kills: setup ## 200 kills at random steps, under a load of series; prints what was lost
+	$(bin)/python bench/kills.py
 
 clean: ## remove what setup, tests and demo made here; data of `make up` in var/ stays
 	@# Run by root, the demo's Orthanc may have its objects outside of this folder.
