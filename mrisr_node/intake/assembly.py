@@ -87,8 +87,15 @@ class Assembly:
 
     def _complete(self, series: Series) -> bool:
         """Move a series on once nothing more is to be expected."""
-        quiet = self._clock() - series.last_instance_at
+        now = self._clock()
+        quiet = now - series.last_instance_at
         silence = self._settings.quiet_seconds
+        if quiet < 0:
+            # The clock went back, by hours perhaps: the silence is counted from here.
+            Series.update(last_instance_at=now).where(
+                Series.id == series.id, Series.last_instance_at == series.last_instance_at
+            ).execute()
+            return False
         if quiet < min(_STILL, silence):
             return False
         evidence = self._evidence(series)
@@ -109,8 +116,7 @@ class Assembly:
             return False
         del self._evidences[series.id]
         with transaction():
-            now = Series.get_by_id(series.id)
-            if now.last_instance_at != series.last_instance_at:
+            if Series.get_by_id(series.id).last_instance_at != series.last_instance_at:
                 return False
             Series.update(expected_instances=expected).where(Series.id == series.id).execute()
             series.move(State.COMPLETE, why)

@@ -54,6 +54,7 @@ class _Visit:
     guard: Guard
     since: float = field(default_factory=time.monotonic)
     calling: str = ""
+    rejected: str = ""
     answers: dict[str, int] = field(default_factory=dict)
 
     def answered(self, status: int) -> None:
@@ -147,7 +148,7 @@ class HandedOverServer(ThreadedAssociationServer):
             time.monotonic() - visit.since,
             f"answered {answers}" if answers else "nothing stored",
             visit.guard.received_bytes,
-            f"; {why}" if why else "",
+            "".join(f"; {words}" for words in (visit.rejected, why) if words),
         )
         try:
             self._channel.send(json.dumps({"ended": number}).encode())
@@ -191,6 +192,7 @@ class StorageProvider:
         handlers: list[Any] = [
             *commitment.handlers(settings),
             (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_DIMSE_RECV, self._on_message),
             (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_C_STORE, self._on_store),
@@ -226,6 +228,15 @@ class StorageProvider:
     def _on_request(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):
             visit.calling = _printable(event.assoc.requestor.primitive.calling_ae_title)
+
+    def _on_rejection(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
+        if visit := self._visit(event):
+            called = _printable(event.assoc.requestor.primitive.called_ae_title)
+            visit.rejected = (
+                f"rejected: it called {called!r}, and ae_title is {self._settings.ae_title!r}"
+                if called != self._settings.ae_title
+                else "rejected: too many associations (maximum_associations)"
+            )
 
     def _on_message(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):

@@ -51,6 +51,16 @@ def test_silence_completes_a_series(settings, sample):
     assert Job.select().count() == 1
 
 
+def test_a_clock_that_goes_back_an_hour_holds_nothing_up(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths)
+    clock.ahead = -3600
+    assert assembly.sweep() == []
+    clock.ahead = -3600 + 61
+    assert len(assembly.sweep()) == 1
+
+
 def test_the_pacs_count_cuts_the_waiting_short(settings, sample):
     clock = Clock()
     assembly = Assembly(settings, lambda _study, _series: 6, clock)

@@ -15,10 +15,8 @@ from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.stages import Queue
 from mrisr_node.jobs.work import Worker
-from mrisr_node.records import CommitmentRequest, Instance, Job, Series, State, open_records
+from mrisr_node.records import CommitmentRequest, Job, Series, State, open_records
 from mrisr_node.results import commitment
-from mrisr_node.results.commitment import promised_alone
-from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import StorageCommitment
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -197,15 +195,3 @@ def test_without_a_promise_what_the_pacs_shows_has_to_do_or_does_not(
         assert "no storage commitment by the PACS" in series.reason
         assert dead_letters() == [series.id]
     assert job.committed_at is None
-
-
-def test_what_is_promised_and_not_in_the_pacs_is_ours_to_keep(settings, pacs):
-    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
-    assert promised_alone(Pacs(settings), series) == set()
-    for number in range(3):
-        Instance.create(
-            series=series, sop_instance_uid=f"1.{number}", path="x", sha256="", size=1,
-            committed_at=1.0 if number else None,
-        )  # fmt: skip
-    pacs.kept = {"1.1"}
-    assert promised_alone(Pacs(settings), series) == {"1.2"}
