@@ -89,6 +89,9 @@ class Assembly:
         """Move a series on once nothing more is to be expected."""
         quiet = self._clock() - series.last_instance_at
         silence = self._settings.quiet_seconds
+        if quiet < 0:
+            self._begin_anew(series)
+            return False
         if quiet < min(_STILL, silence):
             return False
         evidence = self._evidence(series)
@@ -116,10 +119,17 @@ class Assembly:
             series.move(State.COMPLETE, why)
         return True
 
+    def _begin_anew(self, series: Series) -> None:
+        """Start the quiet time of a series whose last instance came by a clock that was ahead."""
+        Series.update(last_instance_at=self._clock()).where(
+            Series.id == series.id, Series.last_instance_at == series.last_instance_at
+        ).execute()
+
     def _evidence(self, series: Series) -> _Evidence:
         """Look at a standing series, and again when something arrived or some time has passed."""
         known, now = self._evidences.get(series.id), self._clock()
-        if known and known.since == series.last_instance_at and now - known.at < _ASK_AGAIN:
+        same = known is not None and known.since == series.last_instance_at
+        if known and same and 0 <= now - known.at < _ASK_AGAIN:
             return known
         evidence = _Evidence(
             at=now,
