@@ -46,8 +46,8 @@ class Sign:
 
     @property
     def fresh(self) -> bool:
-        """Whether it was written lately."""
-        return time.time() - self.at <= STALE_SECONDS
+        """Whether it was written lately, and not by a clock that was ahead."""
+        return abs(time.time() - self.at) <= STALE_SECONDS
 
 
 def write_beat(process: str, owner: str, details: Mapping[str, Any] | None = None) -> None:

@@ -356,10 +356,25 @@ def connection() -> Iterator[None]:
 
 
 @contextmanager
-def transaction() -> Iterator[None]:
-    """Hold the write lock from the start, so that what is read inside stays true until the end."""
-    with database.atomic("IMMEDIATE"):
-        yield
+def transaction(patience: float | None = None) -> Iterator[None]:
+    """Hold the write lock from the start, so that what is read inside stays true until the end.
+
+    Parameters
+    ----------
+    patience
+        Seconds to wait for others to give the lock back, where the usual time is too long.
+    """
+    if patience is None:
+        with database.atomic("IMMEDIATE"):
+            yield
+        return
+    usual = database.pragma("busy_timeout")
+    database.pragma("busy_timeout", int(1000 * patience))
+    try:
+        with database.atomic("IMMEDIATE"):
+            yield
+    finally:
+        database.pragma("busy_timeout", usual)
 
 
 def owner_name() -> str:

@@ -87,14 +87,10 @@ class Assembly:
 
     def _complete(self, series: Series) -> bool:
         """Move a series on once nothing more is to be expected."""
-        now = self._clock()
-        quiet = now - series.last_instance_at
+        quiet = self._clock() - series.last_instance_at
         silence = self._settings.quiet_seconds
         if quiet < 0:
-            # The clock went back, by hours perhaps: the silence is counted from here.
-            Series.update(last_instance_at=now).where(
-                Series.id == series.id, Series.last_instance_at == series.last_instance_at
-            ).execute()
+            self._begin_anew(series)
             return False
         if quiet < min(_STILL, silence):
             return False
@@ -122,10 +118,17 @@ class Assembly:
             series.move(State.COMPLETE, why)
         return True
 
+    def _begin_anew(self, series: Series) -> None:
+        """Start the quiet time of a series whose last instance came by a clock that was ahead."""
+        Series.update(last_instance_at=self._clock()).where(
+            Series.id == series.id, Series.last_instance_at == series.last_instance_at
+        ).execute()
+
     def _evidence(self, series: Series) -> _Evidence:
         """Look at a standing series, and again when something arrived or some time has passed."""
         known, now = self._evidences.get(series.id), self._clock()
-        if known and known.since == series.last_instance_at and now - known.at < _ASK_AGAIN:
+        same = known is not None and known.since == series.last_instance_at
+        if known and same and 0 <= now - known.at < _ASK_AGAIN:
             return known
         evidence = _Evidence(
             at=now,

@@ -29,10 +29,17 @@ class Commits(Generic[_Item, _Outcome]):
     commit
         Makes a batch durable and returns an outcome for each item. If it fails for several, each is
         tried alone, so that one that cannot be committed does not fail the others.
+    of_all
+        Errors that each would meet alone as well, after waiting as long: none is tried again.
     """
 
-    def __init__(self, commit: Callable[[Sequence[_Item]], list[_Outcome]]) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Sequence[_Item]], list[_Outcome]],
+        of_all: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._commit = commit
+        self._of_all = of_all
         self._waiting: deque[tuple[_Item, Future[_Outcome]]] = deque()
         self._committing = threading.Lock()
 
@@ -51,8 +58,9 @@ class Commits(Generic[_Item, _Outcome]):
         try:
             outcomes = self._commit([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - goes to whoever waits
-            if len(batch) == 1:
-                batch[0][1].set_exception(error)
+            if len(batch) == 1 or isinstance(error, self._of_all):
+                for _, future in batch:
+                    future.set_exception(error)
                 return
             for single in batch:
                 self._settle([single])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from peewee import PeeweeException
+from peewee import OperationalError, PeeweeException
 
 from mrisr_node import records
 from mrisr_node.errors import NodeError
@@ -28,6 +28,8 @@ from mrisr_node.records import Instance, Rejection, Series, State
 __all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome"]
 
 _DRAFTS = "drafts"
+_WITHDRAWING = 1.0
+"""Seconds that taking files back may wait for others; what is left is a leftover, and no lie."""
 
 
 class OutOfSpace(NodeError):
@@ -91,7 +93,8 @@ class Spool:
         self._minimum_free = minimum_free
         for path in (folder, self._drafts, quarantine):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._commits = Commits(self._commit)
+        # A disk that is full, a database that is locked.
+        self._commits = Commits(self._commit, (OSError, OperationalError))
         self._durable: set[Path] = set()
 
     def check_space(self, size: int) -> None:
@@ -138,10 +141,10 @@ class Spool:
 
     def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Make several drafts instances; all are durable after it, or none is."""
-        # Before anything is known of them, so that as little as possible is done under the lock.
-        self._place(batch)
         kept = False
         try:
+            # Before anything is known of them: as little as possible is done under the lock.
+            self._place(batch)
             with records.transaction():
                 outcomes = self._record(batch)
             kept = StoreOutcome.DIFFERENT not in outcomes
@@ -207,7 +210,8 @@ class Spool:
         rows = Instance.select(Instance.path).where(Instance.path.in_(list(names)))
         if len(names) == rows.count():
             return
-        with records.transaction():
+        # The sender has waited for the lock already, if that is what failed.
+        with records.transaction(patience=_WITHDRAWING):
             for name in names.keys() - {row.path for row in rows}:
                 names[name].unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ import httpx
 from peewee import PeeweeException
 
 from mrisr_node import records
+from mrisr_node.delays import LONGEST_DELAY, is_due
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import unsuitable_kind
 from mrisr_node.records import ACTIVE, Failure, Instance, Job, Series, State
@@ -28,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 # The modality under which Orthanc's configuration names our receiver.
 _MODALITY = "mrisr"
-_LONGEST_DELAY = 3600.0
 # After so many vain requests the series is shown as failed; it is still asked for.
 _PATIENCE = 3
 # No answer, one of refusal, or one of another shape than the standard's and Orthanc's.
@@ -168,12 +168,12 @@ class Reconciler:
         orthanc_id = found["ID"]
         tries, not_before = self._asked.get(orthanc_id, (0, 0.0))
         now = self._clock()
-        if now < not_before:
+        if not is_due(not_before, now):
             return False
         if unknown and tries == _PATIENCE:
             reason = f"the PACS was asked {tries} times to send the series, and nothing arrived"
             self._note(found, State.FAILED, f"{reason}; its log says why")
-        delay = min(self._settings.reconcile_seconds * 2**tries, _LONGEST_DELAY)
+        delay = min(self._settings.reconcile_seconds * 2**tries, LONGEST_DELAY)
         self._asked[orthanc_id] = (tries + 1, now + delay)
         # Permissive: one instance of a class that is not accepted must not keep the others back.
         body = {"Resources": [orthanc_id], "Asynchronous": True, "Permissive": True}

@@ -10,23 +10,37 @@ import time
 from mrisr_node import records
 from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
-from mrisr_node.jobs.stages import SENDING, Stage, queue_of, stages_of
+from mrisr_node.jobs.stages import LEASE_SECONDS, SENDING, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, Transition
 from mrisr_node.settings import Recipe
 
-__all__ = ["recover", "retry"]
+__all__ = ["Unrenewed", "recover", "retry"]
 
 _log = logging.getLogger(__name__)
 
+Unrenewed = dict[int, tuple[float, int]]
+"""Of each job whose lease is over: until when it ran, and how often it was found so."""
 
-def recover(queues: Queues) -> int:
+# Three looks are at least two beats of the owner apart.
+_LOOKS = 3
+
+
+def recover(queues: Queues, unrenewed: Unrenewed | None = None) -> int:
     """Send a message for every job that nobody holds and nobody is about to take.
+
+    Parameters
+    ----------
+    unrenewed
+        What earlier looks found, and is kept for the next: when the clock jumps, every lease is
+        over, and an owner that lives renews it soon. None: a lease that is over is believed.
 
     Returns
     -------
     int
         How many jobs were woken up.
     """
+    looks = 1 if unrenewed is None else _LOOKS
+    unrenewed = {} if unrenewed is None else unrenewed
     waiting: dict[object, set[int]] = {}
     woken = 0
     # Read to the end before anything is written (see `Assembly.sweep`).
@@ -37,7 +51,7 @@ def recover(queues: Queues) -> int:
             # series must never wait for ever.
             series.move(State.FAILED, "the series was queued without a job; try it again")
             continue
-        if not is_due(job.not_before, time.time()) or not _free(job):
+        if not is_due(job.not_before, time.time()) or not _free(job, unrenewed, looks):
             continue
         queue = queue_of(Stage(job.stage) if job.stage else stages_of(Recipe(job.recipe))[0])
         if queue not in waiting:
@@ -90,12 +104,19 @@ def _failed_in_a_job(series: Series) -> bool:
     return last is not None and State(last.source) in ACTIVE
 
 
-def _free(job: Job) -> bool:
+def _free(job: Job, unrenewed: Unrenewed, looks: int) -> bool:
     """Tell whether nobody works on a job; takes it from an owner that has died."""
     if job.lease_owner is None:
         return True
-    if job.lease_until > time.time() and not _dead(job.lease_owner):
-        return False
+    until, times = unrenewed.pop(job.id, (job.lease_until, 0))
+    if not _dead(job.lease_owner):
+        # One that ends later than any lease does was given by a clock that was ahead.
+        if 0 < job.lease_until - time.time() <= LEASE_SECONDS:
+            return False
+        times = times + 1 if until == job.lease_until else 1
+        if times < looks:
+            unrenewed[job.id] = (job.lease_until, times)
+            return False
     Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
         Job.id == job.id, Job.lease_owner == job.lease_owner
     ).execute()

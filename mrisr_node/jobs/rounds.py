@@ -11,7 +11,7 @@ from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
-from mrisr_node.jobs.recovery import recover
+from mrisr_node.jobs.recovery import Unrenewed, recover
 from mrisr_node.jobs.retention import Retention
 from mrisr_node.jobs.stages import queue_of, stages_of
 from mrisr_node.results.delivery import Pacs
@@ -35,6 +35,7 @@ class Rounds:
         self._reconciler = Reconciler(settings)
         self._assembly = Assembly(settings, self._reconciler.expected_instances)
         self._retention = Retention(settings, Pacs(settings).instances)
+        self._unrenewed: Unrenewed = {}
         self._recovered = self._reconciled = self._retained = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
@@ -60,7 +61,7 @@ class Rounds:
         now = time.monotonic()
         if now - self._recovered >= _RECOVER_EVERY:
             self._recovered = now
-            recover(self._queues)
+            recover(self._queues, self._unrenewed)
         if now - self._reconciled >= self._settings.reconcile_seconds:
             self._reconciled = now
             self._reconciler.sweep()

@@ -12,6 +12,7 @@ from mrisr_node.records import State
 from mrisr_node.settings import Recipe
 
 __all__ = [
+    "LEASE_SECONDS",
     "SENDING",
     "Queue",
     "Stage",
@@ -21,6 +22,10 @@ __all__ = [
     "state_of",
     "worker_name",
 ]
+
+
+LEASE_SECONDS = 60.0
+"""For how long a worker holds a job without a sign of life."""
 
 
 class Queue(StrEnum):

@@ -29,6 +29,7 @@ from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import (
+    LEASE_SECONDS,
     SENDING,
     Queue,
     Stage,
@@ -52,11 +53,10 @@ from mrisr_node.records import (
 )
 from mrisr_node.settings import Recipe, Settings
 
-__all__ = ["LEASE_SECONDS", "Worker"]
+__all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 60.0
 _HEARTBEAT = 5.0
 _PROGRESS_EVERY = 1.0
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
+from peewee import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from mrisr_node.logs import words_of
+
 __all__ = ["install_problem_handlers", "problem"]
+
+_log = logging.getLogger(__name__)
 
 
 def problem(
@@ -46,9 +52,18 @@ def install_problem_handlers(app: FastAPI) -> None:
             422, "the request has values that cannot be used", errors=jsonable_encoder(errors)
         )
 
+    def of_records(_request: Request, error: Exception) -> JSONResponse:
+        _log.warning("the records cannot be used: %s", words_of(error))
+        return problem(
+            503,
+            "the node's records are busy, or its disk is full; nothing was changed, try again",
+            headers={"Retry-After": "5"},
+        )
+
     def of_accident(_request: Request, _error: Exception) -> JSONResponse:
         return problem(500, "the node made a mistake; its log says which")
 
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(OperationalError, of_records)
     app.add_exception_handler(Exception, of_accident)

@@ -1,4 +1,4 @@
-"""Points at which a process of a node kills itself, when the plan says so.
+"""Points at which a process of a node kills itself, or finds the disk full, when a plan says so.
 
 The node's own code knows nothing of it: files are watched by an audit hook and by wrapping what
 ``os`` offers, the rest by wrapping what peewee, Huey, requests and pynetdicom offer, as soon as
@@ -6,10 +6,12 @@ they are imported. So a point is where something becomes durable or known to oth
 after, whatever our code looks like.
 
 A plan is one line in ``$FAULTS/plan-ROLE``: a point, a number, a name. The process of that role
-which reaches the point for the n-th time since gives the plan that name and is gone. `install` is
-called in every process; without a role (``FAULTS_ROLE``) nothing happens.
+which reaches the point for the n-th time since gives the plan that name and is gone; where the name
+begins with ``full``, it goes on with what a full disk raises there. `install` is called in every
+process; without a role (``FAULTS_ROLE``) nothing happens.
 """
 
+import errno
 import functools
 import importlib.abc
 import importlib.util
@@ -60,7 +62,16 @@ def _look(point: str) -> None:
         plan.rename(FOLDER / name)
     except FileNotFoundError:  # another process of this role was first
         return
+    if name.startswith("full"):
+        raise _full(point)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _full(point: str) -> Exception:
+    """Return what a write raises at a point where the disk is full."""
+    if point.startswith("commit"):
+        return sys.modules["peewee"].OperationalError("database or disk is full")
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def around(name: str, function: Callable) -> Callable:
@@ -180,7 +191,20 @@ def _rounds(module) -> None:
     module._RECOVER_EVERY = 0.5
 
 
+def _records(module) -> None:
+    if "FAULTS_PATIENCE" in os.environ:
+        opened = module.open_records
+
+        def open_records(path):
+            opened(path)
+            milliseconds = int(os.environ["FAULTS_PATIENCE"])
+            module.database.obj.pragma("busy_timeout", milliseconds, permanent=True)
+
+        module.open_records = open_records
+
+
 _PATCHES = {
+    "mrisr_node.records": _records,
     "peewee": _peewee,
     "huey.api": _huey,
     "requests.sessions": _requests,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +15,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     MRImageStorage,
     RLELossless,
     generate_uid,
@@ -21,7 +24,7 @@ from pydicom.uid import (
 
 from tests.survival.peer import encoded
 
-__all__ = ["OBJECT_CASES", "ObjectCase"]
+__all__ = ["ACCEPTED", "OBJECT_CASES", "ObjectCase", "honest"]
 
 ACCEPTED = 0x0000
 CANNOT_UNDERSTAND = 0xC000
@@ -121,18 +124,48 @@ def _jpeg_larger(dataset: FileDataset) -> tuple[bytes, str]:
     return _encapsulated(dataset, JPEG2000Lossless)
 
 
+def _jpeg_frame(start_of_frame: int) -> Callable[[FileDataset], tuple[bytes, str]]:
+    """A JPEG or JPEG-LS header that says 65535 x 65535 pixels, and hardly any after it."""
+    frame = struct.pack(">BBHBHHB", 0xFF, start_of_frame, 11, 16, 65535, 65535, 1) + b"\x01\x11\x00"
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+
+    def make(dataset: FileDataset) -> tuple[bytes, str]:
+        dataset.PixelData = encapsulate([b"\xff\xd8" + frame + scan + b"\x00" * 64 + b"\xff\xd9"])
+        return _encapsulated(dataset, JPEGLosslessSV1)  # the bytes are the same for both
+
+    return make
+
+
+def _rle_segments(dataset: FileDataset) -> tuple[bytes, str]:
+    """An RLE header that says more segments than there can be, at offsets beyond the frame."""
+    dataset.PixelData = encapsulate([struct.pack("<16L", 2**31, *([2**31] * 15)) + b"\x81\x00" * 8])
+    return _encapsulated(dataset, RLELossless)
+
+
+def _deflate_bomb(dataset: FileDataset) -> tuple[bytes, str]:
+    """A data set, deflated, that becomes 400 MB; sent as if it were not deflated."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(encoded(dataset))
+    packed += b"".join(packer.compress(bytes(10**7)) for _ in range(40))
+    return packed + packer.flush(), str(dataset.SOPInstanceUID)
+
+
 def _encapsulated(dataset: FileDataset, transfer: str) -> tuple[bytes, str]:
     dataset["PixelData"].is_undefined_length = True
     dataset["PixelData"].VR = "OB"
     return encoded(dataset, transfer), str(dataset.SOPInstanceUID)
 
 
-def _file_in_the_data_set(dataset: FileDataset) -> tuple[bytes, str]:
-    """A whole Part 10 file with an executable's preamble where a data set belongs."""
-    buffer = BytesIO()
-    dataset.preamble = b"MZ" + bytes(126)
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue(), str(dataset.SOPInstanceUID)
+def _file_in_the_data_set(start: bytes) -> Callable[[FileDataset], tuple[bytes, str]]:
+    """A whole Part 10 file, with a preamble that begins like this, where a data set belongs."""
+
+    def make(dataset: FileDataset) -> tuple[bytes, str]:
+        buffer = BytesIO()
+        dataset.preamble = start.ljust(128, b"\0")
+        dataset.save_as(buffer, enforce_file_format=True)
+        return buffer.getvalue(), str(dataset.SOPInstanceUID)
+
+    return make
 
 
 def _no_image(dataset: FileDataset) -> tuple[bytes, str]:
@@ -146,6 +179,11 @@ def _no_image(dataset: FileDataset) -> tuple[bytes, str]:
 
 def _odd_pixels(dataset: FileDataset) -> tuple[bytes, str]:
     dataset.PixelData = dataset.PixelData[:-3]
+    return encoded(dataset), str(dataset.SOPInstanceUID)
+
+
+def _all_zero(dataset: FileDataset) -> tuple[bytes, str]:
+    dataset.PixelData = bytes(len(dataset.PixelData))
     return encoded(dataset), str(dataset.SOPInstanceUID)
 
 
@@ -179,6 +217,13 @@ OBJECT_CASES = [
     ObjectCase(
         "JPEG 2000 frames larger than they say", _jpeg_larger, CANNOT_UNDERSTAND, JPEG2000Lossless
     ),
+    ObjectCase(
+        "JPEG frames larger than they say", _jpeg_frame(0xC3), CANNOT_UNDERSTAND, JPEGLosslessSV1
+    ),
+    ObjectCase(
+        "JPEG-LS frames larger than they say", _jpeg_frame(0xF7), CANNOT_UNDERSTAND, JPEGLSLossless
+    ),
+    ObjectCase("RLE segments beyond the frame", _rle_segments, CANNOT_UNDERSTAND, RLELossless),
     ObjectCase("sequences nested 10,000 deep", _with_raw(_nested(10_000)), CANNOT_UNDERSTAND),
     ObjectCase("sequences nested 50 deep", _with_raw(_nested(50)), ACCEPTED),
     ObjectCase(
@@ -192,7 +237,15 @@ OBJECT_CASES = [
         CANNOT_UNDERSTAND,
     ),
     ObjectCase("an unknown VR", _with_raw(_element((0x7FDF, 0x1010), b"ZZ", b"ab")), ACCEPTED),
-    ObjectCase("a file with an MZ preamble as data set", _file_in_the_data_set, CANNOT_UNDERSTAND),
+    *[
+        ObjectCase(
+            f"a file with {name} preamble as data set",
+            _file_in_the_data_set(start),
+            CANNOT_UNDERSTAND,
+        )
+        for name, start in (("an MZ", b"MZ"), ("an ELF", b"\x7fELF"), ("a TIFF", b"II*\0"))
+    ],
+    ObjectCase("a deflate bomb", _deflate_bomb, CANNOT_UNDERSTAND),
     ObjectCase(
         "an unknown character set", _changed(SpecificCharacterSet="ISO 9999 IR 1"), ACCEPTED
     ),
@@ -206,6 +259,10 @@ OBJECT_CASES = [
     ObjectCase(
         "pixel spacing that is no number", _changed(PixelSpacing=[float("nan"), 0.0]), ACCEPTED
     ),
+    ObjectCase("pixel spacing of zero", _changed(PixelSpacing=[0, 0], SliceThickness=0), ACCEPTED),
+    ObjectCase("positions all alike", _changed(ImagePositionPatient=[0, 0, 0]), ACCEPTED),
+    ObjectCase("a position that is no number", _changed(ImagePositionPatient=["1", "2"]), ACCEPTED),
+    ObjectCase("all pixels zero", _all_zero, ACCEPTED),
     ObjectCase("zero slope", _changed(RescaleSlope=0, RescaleIntercept=0), ACCEPTED),
     ObjectCase("orientation of zeros", _changed(ImageOrientationPatient=[0] * 6), ACCEPTED),
     ObjectCase(
@@ -223,8 +280,9 @@ OBJECT_CASES = [
 ]
 
 
-def honest(path: str) -> FileDataset:
-    """Return the sample's data set under a UID of its own."""
+def honest(path: str, series_uid: str | None = None) -> FileDataset:
+    """Return the sample's data set under a UID of its own, in another series if one is given."""
     dataset = dcmread(path)
+    dataset.SeriesInstanceUID = series_uid or dataset.SeriesInstanceUID
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     return dataset
