@@ -24,9 +24,9 @@ from peewee import (
     ForeignKeyField,
     IntegerField,
     Model,
+    SqliteDatabase,
     TextField,
 )
-from playhouse.pool import PooledSqliteDatabase
 
 from mrisr_node.errors import NodeError
 from mrisr_node.logs import get_logger
@@ -50,7 +50,6 @@ __all__ = [
     "Transition",
     "User",
     "WebSession",
-    "close_records",
     "connection",
     "open_records",
     "owner_name",
@@ -324,12 +323,8 @@ def open_records(path: Path) -> None:
     # Descriptions, names and password hashes: for us alone, wherever the folder lies.
     if not path.exists():
         path.touch(mode=0o600)
-    # Kept open: with the last connection SQLite ends its log, and the next one makes it anew, which
-    # takes longer than a commit.
-    engine = PooledSqliteDatabase(
+    engine = SqliteDatabase(
         str(path),
-        max_connections=0,
-        check_same_thread=False,
         pragmas={
             "journal_mode": "wal",
             # An acknowledged instance must survive a power cut; WAL's default syncs too rarely.
@@ -343,14 +338,9 @@ def open_records(path: Path) -> None:
         engine.create_tables(_TABLES)
 
 
-def close_records() -> None:
-    """Close all connections of this process; without others, all is in the one file after it."""
-    database.close_all()
-
-
 @contextmanager
 def connection() -> Iterator[None]:
-    """Hold a connection for this thread and give it back after, for threads that come and go."""
+    """Hold a connection for this thread and close it after, for threads that come and go."""
     with database.connection_context():
         yield
 

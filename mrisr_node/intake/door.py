@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import select
 import selectors
 import socket
 import struct
@@ -38,6 +39,8 @@ _MOST_WAITING = 256
 _ASSOCIATE_RQ = 0x01
 _TLS_HANDSHAKE = 0x16
 _RESTART_SECONDS = 1.0
+_END_SECONDS = 2.0
+"""For a receiver process that has let go of its channel to be gone."""
 
 
 @dataclass(eq=False)
@@ -171,7 +174,7 @@ class Door:
                             self._hear(process)
                         case _Caller() as caller:
                             self._look_at(caller)
-                except OSError:
+                except Exception:  # noqa: BLE001
                     # Whatever happened to one connection, the others go on.
                     _log.warning("a connection failed at the door", exc_info=True)
             now = time.monotonic()
@@ -180,7 +183,10 @@ class Door:
             missing = self._settings.receiver_processes - len(self._processes)
             if missing and now >= self._start_after:
                 self._start_after = now + _RESTART_SECONDS
-                self._start_process()
+                try:
+                    self._start_process()
+                except OSError:
+                    _log.exception("a receiver process cannot be started; it is tried again")
 
     def _accept(self, listener: socket.socket, tls: bool) -> None:
         try:
@@ -222,6 +228,8 @@ class Door:
             self._turn_away(caller, "does not start with an association request")
         elif caller.tls:
             self._hand_over(caller)
+        elif len(head) < 6 and _has_ended(caller.connection):
+            self._turn_away(caller, "ended in the middle of its association request")
         elif len(head) < 6:
             caller.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 6)
         else:
@@ -232,7 +240,9 @@ class Door:
             self._turn_away(caller, f"claims an association request of {length} bytes")
             return
         request = caller.connection.recv(length, socket.MSG_PEEK)
-        if len(request) < length:
+        if len(request) < length and _has_ended(caller.connection):
+            self._turn_away(caller, "ended in the middle of its association request")
+        elif len(request) < length:
             # The selector is silent until so many bytes are there.
             caller.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
         elif _is_well_formed(request):
@@ -277,7 +287,11 @@ class Door:
         self._selector.unregister(process.channel)
         process.channel.close()
         self._processes.remove(process)
-        code = process.child.wait()
+        try:
+            code = process.child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.child.kill()
+            code = process.child.wait()
         self._start_after = time.monotonic() + _RESTART_SECONDS
         _log.error(
             "a receiver process ended with status %d and %d associations; it starts again",
@@ -294,6 +308,13 @@ class Door:
         if caller.connection.fileno() in self._selector.get_map():
             self._selector.unregister(caller.connection)
         caller.connection.close()
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Tell whether a peer sends nothing more; what it has sent may still be there."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _is_well_formed(request: bytes) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ _PDU_SECONDS = 10.0
 _MESSAGE_SECONDS = 60.0
 _SLOWEST = 8 * 1024
 """Bytes a second that a sender may be slow at, beyond the seconds above."""
+_MOST_UNANSWERED = 8
+"""Messages; without an asynchronous operations window (PS3.7 D.3.3.3) one is what may be."""
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
 
 
@@ -53,6 +56,8 @@ class Guard:
         self._header = b""
         self._missing = 6
         self._first = True
+        self._unanswered = 0
+        self._counting = threading.Lock()
         self.received_bytes = 0
 
     def patience(self) -> float:
@@ -106,6 +111,9 @@ class Guard:
         if kind != _P_DATA:
             return
         now = self._clock()
+        if self._message_since is None and self._unanswered >= _MOST_UNANSWERED:
+            # What waits for its turn is in memory.
+            raise TooMuch(f"it sends on with {self._unanswered} messages not answered")
         self._message_since = self._message_since or now
         self._message_bytes += length
         if self._message_bytes > self._maximum_message:
@@ -118,6 +126,13 @@ class Guard:
     def message_ended(self) -> None:
         """Take note that a message is whole: the next one has time and bytes of its own."""
         self._message_since, self._message_bytes = None, 0
+        with self._counting:
+            self._unanswered += 1
+
+    def message_sent(self) -> None:
+        """Take note that a message went the other way: an answer, or a request of ours."""
+        with self._counting:
+            self._unanswered -= 1
 
 
 class _Guarded(socket.socket):

@@ -121,6 +121,9 @@ class HandedOverServer(ThreadedAssociationServer):
         told = json.loads(message)
         number, address = int(told["id"]), (str(told["address"]), int(told["port"]))
         visit = _Visit(address, Guard(self._settings.maximum_instance_bytes))
+        if not descriptors:
+            self._ended(number, visit, "no file descriptor is left for it")
+            raise OSError("no file descriptor is left")
         try:
             connection = self._guarded(descriptors[0], tls=told["tls"])
         except OSError as error:
@@ -194,6 +197,7 @@ class StorageProvider:
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_DIMSE_RECV, self._on_message),
+            (evt.EVT_DIMSE_SENT, self._on_answer),
             (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_C_STORE, self._on_store),
         ]
@@ -214,8 +218,11 @@ class StorageProvider:
         self._screener.start()
         thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True)
         thread.start()
-        while not stop.wait(0.1) and not self._server.orphaned.is_set():
-            continue
+        # With the last connection SQLite ends its log, and the next one makes it anew, which takes
+        # longer than a commit: this one stays.
+        with records.connection():
+            while thread.is_alive() and not self._server.orphaned.is_set() and not stop.wait(0.1):
+                continue
         for association in self._server.active_associations:
             association.abort()
         self._server.shutdown()
@@ -241,6 +248,10 @@ class StorageProvider:
     def _on_message(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):
             visit.guard.message_ended()
+
+    def _on_answer(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
+        if visit := self._visit(event):
+            visit.guard.message_sent()
 
     def _on_echo(self, event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
         return self._answered(event, _SUCCESS)

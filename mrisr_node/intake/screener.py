@@ -151,6 +151,9 @@ def main() -> int:
     """Answer requests until standard input ends."""
     _limit(resource.RLIMIT_CORE, 0)
     logging.disable()  # for the same reason
+    # A library that prints must not be taken for an answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
         request = json.loads(line)
         path = Path(request["path"])
@@ -161,8 +164,8 @@ def main() -> int:
             answer: dict[str, Any] = {"header": asdict(header)}
         except Rejected as error:
             answer = {"status": error.status, "reason": str(error)}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
     return 0
 
 

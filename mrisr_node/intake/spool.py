@@ -226,17 +226,19 @@ class Spool:
         """Keep an object that is not accepted, once, with its reason and where it came from."""
         draft.sync()
         path = self._quarantine / f"{draft.sha256[:40]}.dcm"
-        with suppress(FileExistsError):
-            os.link(draft.path, path)
-        _sync_folder(self._quarantine)
-        if not Rejection.select().where(Rejection.path == path.name).exists():
-            Rejection.create(
-                path=path.name,
-                reason=reason,
-                sender=sender,
-                sop_instance_uid=sop_instance_uid[:64],
-                address=address,
-            )
+        # Whoever deletes from quarantine holds the same lock.
+        with records.transaction():
+            with suppress(FileExistsError):
+                os.link(draft.path, path)
+            _sync_folder(self._quarantine)
+            if not Rejection.select().where(Rejection.path == path.name).exists():
+                Rejection.create(
+                    path=path.name,
+                    reason=reason,
+                    sender=sender,
+                    sop_instance_uid=sop_instance_uid[:64],
+                    address=address,
+                )
 
     def paths(self, series: Series) -> list[Path]:
         """Return the files of a series, in the order of their SOP Instance UIDs."""

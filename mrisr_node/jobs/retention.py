@@ -85,7 +85,8 @@ class Retention:
         opened = Series.select().where(
             Series.state == State.RECEIVING.value, Series.copies_deleted_at.is_null(False)
         )
-        for series in opened:
+        # Read to the end before anything is written (see `Assembly.sweep`).
+        for series in list(opened):
             with records.transaction():
                 instances = Instance.select().where(Instance.series == series)
                 gone = [i.id for i in instances if not (self._settings.spool_dir / i.path).exists()]
@@ -122,7 +123,7 @@ class Retention:
         """Yield series that ended before a time and still have copies, oldest first."""
         now, yielded = self._clock(), 0
         rows = Instance.select().where(Instance.series == Series.id)
-        for series in (
+        ended = (
             Series.select()
             .where(
                 Series.state.in_([state.value for state in states]),
@@ -131,7 +132,8 @@ class Retention:
                 fn.EXISTS(rows),
             )
             .order_by(Series.state_at)
-        ):
+        )
+        for series in list(ended):
             if self._kept.get(series.id, 0.0) <= now and yielded < _AT_ONCE:
                 yielded += 1
                 yield series
@@ -163,7 +165,7 @@ class Retention:
                 for path in paths:
                     path.unlink(missing_ok=True)
         freed = sum(instance.size for instance in instances)
-        for job in Job.select().where(Job.series == series, Job.lease_owner.is_null()):
+        for job in list(Job.select().where(Job.series == series, Job.lease_owner.is_null())):
             folder = self._job_folder(job)
             freed += size_of(folder)
             shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +181,7 @@ class Retention:
             return
         before = self._clock() - days * _DAY
         count = 0
-        for row in Rejection.select().where(Rejection.at < before).order_by(Rejection.at):
+        for row in list(Rejection.select().where(Rejection.at < before).order_by(Rejection.at)):
             self._quarantine.remove(row)
             count += 1
         if count:

@@ -151,8 +151,9 @@ class Worker:
                     Job.id == job.id, Job.lease_owner == self._owner
                 ).execute()
         if stage is None:
-            self._end(job, State.DONE, ". ".join(("the result is in the PACS", *_remarks(job))))
-            shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
+            words = ". ".join(("the result is in the PACS", *_remarks(job)))
+            if self._end(job, State.DONE, words):
+                shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
             self._release(job)
             self._queues.send(queue_of(stage), job.id)
@@ -246,18 +247,20 @@ class Worker:
         _log.warning("job %d: %s; next try in %.0f s", job.id, reason, delay)
         self._release(job)
 
-    def _end(self, job: Job, state: State, reason: str) -> None:
+    def _end(self, job: Job, state: State, reason: str) -> bool:
+        """Write down how a job ended; return whether it was still ours to end."""
         if state is State.FAILED and job.stage in SENDING:
             reason += ". The result is kept and can be sent again"
         with records.transaction():
             if not self._mine(job):
                 self._leave(job)
-                return
+                return False
             Series.get_by_id(job.series_id).move(state, reason)
             job.finished_at = time.time()
             job.save(only=[Job.finished_at, Job.stage])
             self._release(job)
         _log.info("job %d %s: %s", job.id, state.value, reason)
+        return True
 
     def _leave(self, job: Job) -> None:
         """Let go of a job that another one took the place of, or another worker took."""

@@ -319,7 +319,7 @@ def _begin_anew(path: Path) -> None:
                     series=series, source=series.state, target=to.value, reason=reason, at=now
                 )
     finally:
-        records.close_records()
+        records.database.close()
 
 
 @contextmanager

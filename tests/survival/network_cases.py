@@ -265,6 +265,28 @@ def wrong_syntax(target: Target) -> str:
     return "not accepted; an unambiguous mixture of syntaxes is read"
 
 
+def half_a_request(target: Target) -> str:
+    """12 connections, each with a part of an association request and then its end."""
+    request = associate_request(context(1, MRImageStorage), user_information())
+    peers = [Peer(target.port) for _ in range(12)]
+    for number, peer in enumerate(peers):
+        peer.send(request[: 3 if number % 2 else 60])
+        peer.socket.shutdown(socket.SHUT_WR)
+    assert _all_closed(peers)
+    return "closed at once"
+
+
+def no_waiting_for_answers(target: Target) -> str:
+    """500 instances one after the other, without waiting for an answer."""
+    with Peer(target.port) as peer:
+        peer.establish()
+        for _ in range(500):
+            peer.send(p_data(store_command(target.instance), command=True))
+            peer.send(p_data(target.encoded, command=False))
+        assert peer.closed()
+    return "association ended"
+
+
 def many_echoes(target: Target) -> str:
     """Verification, a hundred times in one association, by somebody unknown."""
     with Peer(target.port) as peer:
@@ -278,6 +300,8 @@ def many_echoes(target: Target) -> str:
 NETWORK_CASES: list[Callable[[Target], str]] = [
     claims_4_gib,
     claims_4_gib_later,
+    half_a_request,
+    no_waiting_for_answers,
     drip_fed,
     drip_fed_message,
     idle,
