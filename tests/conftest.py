@@ -1,5 +1,6 @@
 """What tests of several rooms share: settings of their own, a real Orthanc, a whole node, data."""
 
+import gc
 import os
 import shutil
 import socket
@@ -47,6 +48,17 @@ def free_port() -> Callable[[], int]:
                 return port
 
     return choose
+
+
+@pytest.fixture
+def lost_sockets() -> Iterator[None]:
+    """Collect, within the test that let go of them, what pynetdicom leaves to the collector.
+
+    It does not close the socket of a connection that was refused. The test ignores
+    ``PytestUnraisableExceptionWarning``, which would otherwise come up in a later one.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

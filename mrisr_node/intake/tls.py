@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.intake.guard import GuardedTLSSocket
@@ -37,7 +38,17 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     SettingsError
         Certificate, key or CA are missing or unusable.
     """
-    return _context(settings, ssl.PROTOCOL_TLS_CLIENT)
+    context = _context(settings, ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _ClientSocket
+    return context
+
+
+class _ClientSocket(ssl.SSLSocket):
+    """A socket that may be shut down unconnected: pynetdicom closes only what that succeeds for."""
+
+    def shutdown(self, how: int) -> None:
+        with suppress(OSError):
+            super().shutdown(how)
 
 
 def _context(settings: Settings, protocol: ssl._SSLMethod) -> ssl.SSLContext:

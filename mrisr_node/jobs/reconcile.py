@@ -20,7 +20,7 @@ from mrisr_node import records
 from mrisr_node.delays import LONGEST_DELAY, is_due
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import unsuitable_kind
-from mrisr_node.records import ACTIVE, Failure, Instance, Job, Series, State
+from mrisr_node.records import Failure, Instance, Job, Series, State
 from mrisr_node.settings import Settings
 
 __all__ = ["Reconciler"]
@@ -111,7 +111,7 @@ class Reconciler:
         if known is not None:
             here = Instance.select().where(Instance.series == known).count()
             state = State(known.state)
-            if here >= there or state in ACTIVE:
+            if here >= there:
                 return False
             still = self._clock() - known.last_instance_at
             if state is State.RECEIVING and still < 2 * self._settings.quiet_seconds:

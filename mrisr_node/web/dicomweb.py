@@ -22,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
+from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
 
 __all__ = ["ROOT", "gateway_router", "pacs_client"]
@@ -54,6 +55,7 @@ _READ = re.compile(
         )
     )
 )
+_WHOLE = re.compile(rf"{_STUDY}|{_SERIES}|{_INSTANCE}")
 _PIXELS = re.compile(rf"/(?:{_FRAMES}|bulk/[^.]*)$")
 _STORE = re.compile(rf"studies(?:/{_UID})?")
 
@@ -101,6 +103,10 @@ def gateway_router(settings: Settings) -> APIRouter:
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
         headers = _headers(settings, request)
+        if _WHOLE.fullmatch(resource):
+            # Preambles are looked for in what is sent (`_body`): neither packed nor in parts.
+            headers["Accept-Encoding"] = "identity"
+            headers.pop("Range", None)
         if _PIXELS.search(resource):
             headers["Accept"] = _accept(headers["Accept"])
         return await _pass_on(settings, request, resource, headers, content=None)
@@ -175,9 +181,13 @@ async def _pass_on(
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
+    preambles = Preambles(answer.headers.get("content-type", ""))
     try:
         async for chunk in answer.aiter_raw():
-            yield chunk
+            if ready := preambles.passed(chunk):
+                yield ready
+        if rest := preambles.rest():
+            yield rest
     finally:
         # Also when the client went away and this task is cancelled: the PACS must stop sending.
         with anyio.CancelScope(shield=True):

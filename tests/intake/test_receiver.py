@@ -1,6 +1,7 @@
 """The listener, with DCMTK's clients and pynetdicom's against it."""
 
 import hashlib
+import ipaddress
 import subprocess
 from collections.abc import Iterator
 from io import BytesIO
@@ -9,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, build_context
-from pynetdicom.sop_class import CTImageStorage
+from pynetdicom.sop_class import CTImageStorage, Verification
 
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.screening import screen
@@ -17,6 +18,11 @@ from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.intake.spool import Spool
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, Rejection, Series, State, connection, open_records
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("lost_sockets"),
+]
 
 
 @pytest.fixture
@@ -134,6 +140,42 @@ def test_two_versions_at_the_same_time_never_replace_each_other(settings, sample
 def test_an_unknown_calling_title_may_not_store(receiver, settings, sample):
     assert _storescu(settings, sample.paths[0], calling="STRANGER").returncode != 0
     assert Instance.select().count() == 0
+
+
+def test_nobody_but_the_local_orthanc_is_let_in_by_default(settings, sample):
+    assert settings.accepted_ae_titles == (settings.pacs_ae_title,)
+    inside = [ipaddress.ip_network(network) for network in settings.accepted_addresses]
+    assert all(network.is_loopback for network in inside)
+    assert ipaddress.ip_address(settings.receiver_host).is_loopback
+
+
+def test_an_address_that_is_not_named_is_not_let_in(settings, sample, caplog):
+    chosen = settings.model_copy(update={"accepted_addresses": ("127.0.0.7/32",)})
+    receiver = Receiver(chosen)
+    receiver.start()
+    try:
+        assert _storescu(settings, sample.paths[0]).returncode != 0
+        assert _echo(settings, "127.0.0.1") is False
+        assert _echo(settings, "127.0.0.7") is True
+    finally:
+        receiver.stop()
+    assert Instance.select().count() == 0
+    assert "connection from 127.0.0.1 closed: it is not in accepted_addresses" in caplog.text
+
+
+def _echo(settings, source: str) -> bool:
+    """Tell whether C-ECHO works from one of our own addresses."""
+    ae = AE(ae_title="ORTHANC")
+    ae.add_requested_context(Verification)
+    association = ae.associate(
+        "127.0.0.1", settings.receiver_port, ae_title="MRISR", bind_address=(source, 0)
+    )
+    if not association.is_established:
+        return False
+    try:
+        return association.send_c_echo().Status == 0x0000
+    finally:
+        association.release()
 
 
 def test_a_wrong_called_title_is_rejected(receiver, settings, sample):

@@ -1,9 +1,11 @@
 """DICOM TLS, with DCMTK's clients: who has no good certificate stays outside."""
 
+import contextlib
 import datetime
 import socket
 import ssl
 import subprocess
+import time
 
 import pytest
 import trustme
@@ -17,6 +19,13 @@ from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.tls import client_context, server_context
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, open_records
+from mrisr_node.results.delivery import Pacs
+from mrisr_node.settings import Delivery
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("lost_sockets"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +158,58 @@ def test_the_sender_speaks_tls_and_looks_at_the_certificate(receiver, settings, 
         association(where, contexts, 20.0, tls=stranger),
     ):
         pass
+
+
+@contextlib.contextmanager
+def _pacs(folder, port, certificate, key, authority, *options):
+    """Run DCMTK's storescp as a PACS that speaks TLS; it wants the node's certificate."""
+    (folder / "kept").mkdir()
+    trusted = folder / "trusted.pem"
+    authority.cert_pem.write_to_path(trusted)
+    process = subprocess.Popen(
+        ["storescp", "+tls", str(key), str(certificate), "+cf", str(trusted), *options,
+         "-aet", "ORTHANC", "-od", str(folder / "kept"), str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield folder / "kept"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["good", "wrong", "expired", "another host", "distrusts us"])
+def test_results_go_to_a_pacs_by_tls_and_to_no_other(
+    settings, sample, tmp_path, authority, free_port, kind
+):
+    """As results/delivery sends them, with `pacs_tls`."""
+    issuer = trustme.CA() if kind == "wrong" else authority
+    options = {}
+    if kind == "expired":
+        now = datetime.datetime.now(datetime.UTC)
+        options["not_after"] = now - datetime.timedelta(days=1)
+    if kind == "another host":
+        issued = issuer.issue_cert("pacs.example", common_name="pacs")
+        certificate, key = tmp_path / "pacs.pem", tmp_path / "pacs.key"
+        issued.private_key_pem.write_to_path(key)
+        issued.cert_chain_pems[0].write_to_path(certificate)
+    else:
+        certificate, key = _files(tmp_path, "pacs", issuer, **options)
+    theirs = trustme.CA() if kind == "distrusts us" else authority
+    chosen = settings.model_copy(
+        update={"pacs_tls": True, "pacs_port": free_port(), "delivery": Delivery.CSTORE}
+    )
+    with _pacs(tmp_path, chosen.pacs_port, certificate, key, theirs) as kept:
+        if kind == "good":
+            Pacs(chosen).store(sample.paths, lambda _: None)
+        else:
+            with pytest.raises(DeliveryError):
+                Pacs(chosen).store(sample.paths, lambda _: None)
+        assert len(list(kept.iterdir())) == (len(sample.paths) if kind == "good" else 0)

@@ -1,5 +1,8 @@
 """What Orthanc's event lost is found again."""
 
+import hashlib
+import os
+import signal
 import threading
 import time
 
@@ -53,6 +56,43 @@ def test_a_series_stored_while_the_receiver_was_down_arrives_later(
     assert series.series_instance_uid == few.series_uid
     assert Instance.select().where(Instance.series == series).count() == 4
     assert "4 slices" in series.reason
+
+
+def test_orthanc_dies_while_it_forwards_and_the_rest_comes_later(
+    needs_orthanc, make_settings, tmp_path, store
+):
+    settings = make_settings(reconcile_seconds=1.0, quiet_seconds=2.0, minimum_free_bytes=0)
+    open_records(settings.database_path)
+    sample = write_sample(tmp_path / "many", Acquisition(slices=36, matrix=32))
+    count = len(sample.paths)
+    receiver, stop = Receiver(settings), threading.Event()
+    receiver.start()
+    # The rounds take what is here for a whole series, if they look now: the PACS says nothing.
+    rounds = threading.Thread(target=Rounds(settings).run, args=(stop,))
+    try:
+        with OrthancProcess(settings) as orthanc:
+            store(sample.folder, port=settings.pacs_port)
+            _wait(lambda: Instance.select().exists())
+            os.kill(orthanc.pid, signal.SIGKILL)
+            orthanc.stop()
+        before = Instance.select().count()
+        assert 0 < before < count
+        _wait(lambda: receiver.associations == 0)
+        rounds.start()
+        with OrthancProcess(settings):
+            _wait(lambda: Instance.select().count() == count)
+            _wait(lambda: Series.get().state == State.QUEUED)
+    finally:
+        stop.set()
+        if rounds.is_alive():
+            rounds.join()
+        receiver.stop()
+    # The newest job counts, and is made of all.
+    job = Job.select().order_by(Job.id.desc()).first()
+    assert job.voxels == count * 32 * 32
+    assert {path.name.partition("-")[0] for path in settings.spool_dir.rglob("*.dcm")} == {
+        hashlib.sha256(row.sop_instance_uid.encode()).hexdigest()[:40] for row in Instance.select()
+    }
 
 
 def test_what_is_no_mr_image_is_listed_once_with_its_reason_and_not_fetched(
