@@ -228,10 +228,8 @@ class Door:
             self._turn_away(caller, "does not start with an association request")
         elif caller.tls:
             self._hand_over(caller)
-        elif len(head) < 6 and _has_ended(caller.connection):
-            self._turn_away(caller, "ended in the middle of its association request")
         elif len(head) < 6:
-            caller.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 6)
+            self._wait_for(caller, 6)
         else:
             self._whole(caller, 6 + struct.unpack(">xxL", head)[0])
 
@@ -240,15 +238,19 @@ class Door:
             self._turn_away(caller, f"claims an association request of {length} bytes")
             return
         request = caller.connection.recv(length, socket.MSG_PEEK)
-        if len(request) < length and _has_ended(caller.connection):
-            self._turn_away(caller, "ended in the middle of its association request")
-        elif len(request) < length:
-            # The selector is silent until so many bytes are there.
-            caller.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
+        if len(request) < length:
+            self._wait_for(caller, length)
         elif _is_well_formed(request):
             self._hand_over(caller)
         else:
             self._turn_away(caller, "sent an association request that cannot be read")
+
+    def _wait_for(self, caller: _Caller, length: int) -> None:
+        """Have the selector be silent until so many bytes are there, if more may come."""
+        if _has_ended(caller.connection):
+            self._turn_away(caller, "ended in the middle of its association request")
+        else:
+            caller.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
 
     def _hand_over(self, caller: _Caller) -> None:
         """Give a connection to the process that has the fewest."""
