@@ -53,7 +53,7 @@ def test_each_has_a_model_card():
 
 def test_its_card_tells_what_it_was_trained_on_and_how_well_it_does(checkpoint):
     assert all(entry["licence"] for entry in checkpoint.card.data)
-    assert {entry["thickness_mm"] for entry in checkpoint.card.scores} == {4.0, 5.0}
+    assert {entry["thickness_mm"] for entry in checkpoint.card.scores} >= {4.0, 5.0}
 
 
 @pytest.mark.parametrize(("thickness", "gap"), PROTOCOLS)
