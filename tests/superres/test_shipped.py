@@ -1,14 +1,16 @@
 """The checkpoints in this repository, on heads that they were not trained on."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mrisr_node.superres.checkpoints import Checkpoint, installed
+from mrisr_node.superres.checkpoints import Card, Checkpoint, installed
 from mrisr_node.superres.evaluation import evaluate
 from mrisr_node.superres.inference import super_resolve
+from mrisr_node.superres.training_config import TrainingConfig
 from mrisr_node.volumes.degradation import thicken
 from mrisr_node.volumes.geometry import Volume
 
@@ -49,6 +51,15 @@ def test_each_has_a_model_card():
     assert {folder.name for folder in installed(CHECKPOINTS)} >= set(GAIN)
     for name in GAIN:
         assert (CHECKPOINTS / name / "README.md").read_text().startswith(f"# {name}")
+
+
+@pytest.mark.parametrize("name", GAIN)
+def test_its_card_says_what_its_training_configuration_says(name):
+    card = Card.load(CHECKPOINTS / name / "card.json")
+    told = TrainingConfig.load(CHECKPOINTS / name / "training.toml").untrained_card()
+    found = {"weights_sha256": card.weights_sha256, "training": card.training}
+    assert card == replace(told, **found, scores=card.scores)
+    assert "default" not in card.description  # settings choose: mrisr-node checkpoint list
 
 
 def test_its_card_tells_what_it_was_trained_on_and_how_well_it_does(checkpoint):
