@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
@@ -29,6 +28,9 @@ from mrisr_node.superres.optimisers import descend, pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TrainingState", "export", "train", "validation_samples"]
 
@@ -179,6 +181,7 @@ def _train(
         raise SettingsError(
             f"{run_dir.name} holds a run already: go on with --resume, or name another folder"
         )
+    writer = _tensorboard()
     device = world.device
     mixed = config.mixed_precision and computes_in_bfloat16(device)
     state = TrainingState.start(config, device)
@@ -223,11 +226,22 @@ def _train(
             "seconds": time.monotonic() - started,
         }
         losses = []
-        with (run_dir / "log.jsonl").open("a") as log, SummaryWriter(str(run_dir)) as board:
+        with (run_dir / "log.jsonl").open("a") as log, writer(str(run_dir)) as board:
             log.write(json.dumps(entry) + "\n")
             board.add_scalar("training/relative_l1", entry["loss"], state.step)
             board.add_scalar("validation/gain_over_linear_db", entry["gain_db"], state.step)
     return state
+
+
+def _tensorboard() -> type[SummaryWriter]:
+    """Return what writes TensorBoard's events; only training needs it, so it may be missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SettingsError(
+            "training needs TensorBoard, which is not installed: pip install 'mrisr-node[train]'"
+        ) from error
+    return SummaryWriter
 
 
 def _history(run_dir: Path) -> list[dict[str, Any]]:

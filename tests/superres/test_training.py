@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from mrisr_node.cli import app
 from mrisr_node.errors import CheckpointError, SettingsError
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.distributed import World
@@ -142,6 +144,15 @@ def test_a_run_is_not_overwritten_by_accident(config, tmp_path):
     train(config, tmp_path, pause_at=1)
     with pytest.raises(SettingsError, match="--resume"):
         train(config, tmp_path)
+
+
+def test_without_tensorboard_training_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    words = ["train", str(folder / "training.toml"), "--run", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "pip install 'mrisr-node[train]'" in " ".join(done.stderr.split())
 
 
 def test_weights_of_another_shape_are_no_start(config, tmp_path):
