@@ -113,6 +113,22 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path):
     assert loaded.card.distance_mm == (2.0, 5.0)
 
 
+def test_a_run_that_was_killed_while_it_logged_resumes_and_is_exported(config, tmp_path):
+    log = tmp_path / "run" / "log.jsonl"
+    train(config, tmp_path / "run", pause_at=3)
+    whole = log.read_text()
+    log.write_text(whole + whole.replace('"step": 3', '"step": 4') + '{"step": 5, "lo')  # the state was not saved
+    export(config, tmp_path / "run", tmp_path / "early")
+    assert (tmp_path / "early" / "log.jsonl").read_text().endswith("}\n")
+    train(config, tmp_path / "run", resume=True)
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [3, 5]
+    assert whole == log.read_text()[: len(whole)]
+    assert entries[1]["seconds"] > entries[0]["seconds"]
+    assert export(config, tmp_path / "run", tmp_path / "trial").training["steps"] == 5
+    assert (tmp_path / "trial" / "log.jsonl").read_text() == log.read_text()
+
+
 def test_two_processes_train_what_one_trains(config, folder, tmp_path):
     alone = train(config, tmp_path / "one")
     command = [
