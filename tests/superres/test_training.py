@@ -117,7 +117,9 @@ def test_a_run_that_was_killed_while_it_logged_resumes_and_is_exported(config, t
     log = tmp_path / "run" / "log.jsonl"
     train(config, tmp_path / "run", pause_at=3)
     whole = log.read_text()
-    log.write_text(whole + whole.replace('"step": 3', '"step": 4') + '{"step": 5, "lo')  # the state was not saved
+    log.write_text(
+        whole + whole.replace('"step": 3', '"step": 4') + '{"step": 5, "lo'
+    )  # the state was not saved
     export(config, tmp_path / "run", tmp_path / "early")
     assert (tmp_path / "early" / "log.jsonl").read_text().endswith("}\n")
     train(config, tmp_path / "run", resume=True)
@@ -283,6 +285,7 @@ def test_a_volume_smaller_than_the_patch_is_padded(heads):
         ("ema = 1.0", "ema"),
         ('network = "swin-unetr"', "not trained here"),
         ("arguments = { depth = 3 }", "arguments: .*depth"),
+        ("arguments = { in_plane_fold = 4 }", "arguments: in_plane_fold must be 1 or 2, not 4"),
         ("steps = ", "wrong.toml: .*line 1"),
     ],
 )
