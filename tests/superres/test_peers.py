@@ -1,5 +1,6 @@
 """The process around ECLARE. The program itself is not here: a stand-in keeps to its interface."""
 
+import json
 import os
 import stat
 import sys
@@ -7,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrisr_node.cli import app
 from mrisr_node.errors import StageError
 from mrisr_node.superres.methods import build_methods
 from mrisr_node.superres.peers import Eclare
@@ -91,3 +94,20 @@ def test_its_failure_is_told(environment, thick, tmp_path):
         Eclare(environment, patches=13).restore(thick)
     with pytest.raises(StageError, match="not installed"):
         Eclare(tmp_path).restore(thick)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-lesions --diameter 6 --each 1"])
+def test_the_commands_take_its_options(environment, head, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)  # no settings there
+    head.save(tmp_path / "head.nii.gz")
+    done = CliRunner().invoke(
+        app,
+        [
+            *command.split(), "head.nii.gz", "--thickness", "4", "--noise", "0.02", "--json",
+            "--method", "eclare", "--eclare", str(environment), "--eclare-patches", "2000",
+            "--eclare-batch", "16",
+        ],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    methods = {score["method"] for score in json.loads(done.stdout)["scores"]}
+    assert methods - {"truth"} == {"eclare, shortened (2,000 patches)"}
