@@ -131,20 +131,53 @@ def test_a_run_that_was_killed_while_it_logged_resumes_and_is_exported(config, t
     assert (tmp_path / "trial" / "log.jsonl").read_text() == log.read_text()
 
 
-def test_two_processes_train_what_one_trains(config, folder, tmp_path):
-    alone = train(config, tmp_path / "one")
+def torchrun(*words):
+    """Run a script, or a module after -m, in two processes that train together."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        *("-m", "--", "mrisr_node.cli", "train", str(folder / "training.toml")),
-        *("--run", str(tmp_path / "two"), "--export", str(tmp_path / "checkpoint")),
+        *map(str, words),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    together = load_file(tmp_path / "two" / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    """Return the folder of two processes' run, and what they exported in its ``checkpoint``."""
+    run = folder / "together"
+    torchrun(
+        *("-m", "--", "mrisr_node.cli", "train", folder / "training.toml"),
+        *("--run", run, "--export", run / "checkpoint"),
+    )
+    return run
+
+
+def test_two_processes_train_what_one_trains(config, together, tmp_path):
+    alone = train(config, tmp_path)
+    weights = load_file(together / "weights.safetensors")
     for name, tensor in alone.averaged.items():
-        assert torch.allclose(tensor, together[name], atol=1e-4), name
-    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 2
-    assert Checkpoint.load(tmp_path / "checkpoint").card.name == "trial"
+        assert torch.allclose(tensor, weights[name], atol=1e-4), name
+    assert len((together / "log.jsonl").read_text().splitlines()) == 2
+    assert Checkpoint.load(together / "checkpoint").card.name == "trial"
+
+
+def test_two_interrupted_processes_resume_to_the_same_bits(folder, together, tmp_path):
+    script = tmp_path / "begin.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mrisr_node.superres.training import train\n"
+        "from mrisr_node.superres.training_config import TrainingConfig\n"
+        f"config = TrainingConfig.load(Path({str(folder / 'training.toml')!r}))\n"
+        f"train(config, Path({str(tmp_path / 'run')!r}), pause_at=2)\n"
+    )
+    torchrun(script)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
+    torchrun(
+        *("-m", "--", "mrisr_node.cli", "train", folder / "training.toml"),
+        *("--run", tmp_path / "run", "--resume"),
+    )
+    whole, parts = (run / "weights.safetensors" for run in (together, tmp_path / "run"))
+    assert whole.read_bytes() == parts.read_bytes()
 
 
 def test_the_samples_of_a_step_are_shared_evenly_or_not_at_all():
