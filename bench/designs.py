@@ -152,6 +152,7 @@ class Planes(nn.Module):
 
 DESIGNS = {
     "residual": lambda width: FoldedResidual(width, blocks=4, in_plane_fold=1),
+    "planar": lambda width: FoldedResidual(width, blocks=4, in_plane_fold=1, planar_blocks=4),
     "pyramid": lambda width: Pyramid(width, width * 3 // 2),
     "unrolled": Unrolled,
     "planes": Planes,
