@@ -77,6 +77,15 @@ def entry(evaluation: Evaluation, eclare: Eclare | None = None) -> dict[str, Any
     }
 
 
+def commands(score: Mapping[str, Any], checkpoint: str) -> list[str]:
+    """Return what makes all rows again: one command, and one more for every further ECLARE."""
+    methods = score["methods"]
+    further = [name for name in methods if name.startswith("eclare")][1:]
+    parts = [{name: mean for name, mean in methods.items() if name not in further}]
+    parts += [{name: methods[name]} for name in further]
+    return [command({**score, "methods": part}, checkpoint) for part in parts]
+
+
 def command(score: Mapping[str, Any], checkpoint: str) -> str:
     """Return what makes the figures again, of files that are named as their subjects."""
     words = [
@@ -140,7 +149,8 @@ def tables(score: Mapping[str, Any], checkpoint: str) -> str:
             for mean in score["methods"].values()
         ]
         lines.append(f"| {subject} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "Command:", "", f"    {command(score, checkpoint)}", ""])
+    again = [f"    {line}" for line in commands(score, checkpoint)]
+    return "\n".join([*lines, "", "Command:", "", *again, ""])
 
 
 def record(folder: Path, found: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def test_the_printed_command_makes_the_figures_again(recorded, environment, tiny
         assert round(summary["psnr_db"][0], 3) == score["methods"][summary["method"]]["psnr_db"]
 
 
-def test_what_is_usual_is_not_printed(quality, recorded):
+def test_what_is_usual_is_not_printed_and_each_eclare_has_a_command(quality, recorded):
     [score] = recorded[0].scores
     usual = score | {"noise": 0.0, "profile": "gaussian", "partial_fourier": 1.0}
     usual["methods"] = {"cubic": score["methods"]["cubic"]}
@@ -69,6 +69,14 @@ def test_what_is_usual_is_not_printed(quality, recorded):
         "mrisr-node evaluate HEADS… --thickness 4 --gap 0.5 --axis y --method cubic "
         "--checkpoint checkpoints/tiny"
     )
+    eclare = score["methods"]["eclare, shortened (20,000 patches)"]
+    usual["methods"] |= {"eclare": eclare, "eclare, shortened (2,000 patches)": {}}
+    first, second = quality.commands(usual, "tiny")
+    assert "--method cubic --method eclare --checkpoint" in first
+    assert first.endswith("--eclare ENVIRONMENT --eclare-patches 1000000 --eclare-batch 16")
+    assert "--axis y --method eclare --checkpoint" in second
+    assert second.endswith("--eclare ENVIRONMENT --eclare-patches 2000")
+    usual["methods"] = {"cubic": score["methods"]["cubic"]}
     assert "along y, no noise\n" in quality.tables(usual, "tiny")
     assert "along y, 1 % noise, sinc profile, partial Fourier 0.75\n" in recorded[1]
 
