@@ -1,7 +1,8 @@
 """Quality of a checkpoint's super-resolution, side by side with what one could have instead.
 
     python bench/quality.py HR.nii.gz… [--checkpoint FOLDER] [--slices 4/0] [--noise 0.02]
-        [--method NAME]… [--eclare ENVIRONMENT --eclare-patches N] [--record]
+        [--profile sinc] [--partial-fourier 0.75] [--method NAME]…
+        [--eclare ENVIRONMENT --eclare-patches N --eclare-batch B] [--record]
 
 Prints what ``mrisr-node evaluate`` does, for 4 mm slices without gap and for 5 mm slices with
 0.5 mm between them, or for those of ``--slices`` only. ``--record`` puts the figures on the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from mrisr_node.superres.checkpoints import Card, Checkpoint
 from mrisr_node.superres.evaluation import Evaluation, evaluate
 from mrisr_node.superres.methods import METHODS
 from mrisr_node.superres.peers import ECLARE_PATCHES, Eclare
+from mrisr_node.volumes.degradation import SliceProfile
 
 SLICES = ("4/0", "5/0.5")  # thickness and gap in mm
 DEFAULT = (
@@ -35,8 +38,19 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 ACQUISITION = ("thickness_mm", "gap_mm", "axis", "noise", "profile", "partial_fourier")
 WHAT = (*ACQUISITION, "subjects")
 
+HEAD = """\
+Made by `bench/quality.py --record`; the same figures stand on `card.json`. The residual is what the
+result lacks of the thick slices when it is degraded again, over the foreground's mean. Seconds are
+means over the volumes, with other work on the machine at times; memory is the largest of any
+volume, above what was in use before.
 
-def entry(evaluation: Evaluation) -> dict[str, Any]:
+`qa_asl_T1` and `niivue_chris_t1` are probably the same person, so intervals over subjects are a
+little too narrow. `openms-long_patient09_study2_FLAIR` and `niivue_register_T2w`, the other two
+evaluation volumes, are real thick slices without a reference and cannot be scored.
+"""
+
+
+def entry(evaluation: Evaluation, eclare: Eclare | None = None) -> dict[str, Any]:
     """Return what the card says of one evaluation."""
     subjects = list(dict.fromkeys(score.subject for score in evaluation.scores))
     methods: dict[str, dict[str, object]] = {}
@@ -49,14 +63,27 @@ def entry(evaluation: Evaluation) -> dict[str, Any]:
             "ssim": round(summary.ssim[0], 4),
             "ssim_each": [round(score.ssim, 3) for score in scores],
             "hfen": round(summary.hfen[0], 4),
+            "seconds": round(summary.seconds, 2),
+            "peak_mib": round(summary.peak_mib),
             "residual_median": round(summary.residual_median, 5),
             "residual_p99": round(summary.residual_p99, 5),
         }
+        if eclare is not None and summary.method == eclare.name:
+            methods[summary.method]["batch"] = eclare.batch
     return {
         **{name: getattr(evaluation, name) for name in ACQUISITION},
         "subjects": subjects,
         "methods": methods,
     }
+
+
+def commands(score: Mapping[str, Any], checkpoint: str) -> list[str]:
+    """Return what makes all rows again: one command, and one more for every further ECLARE."""
+    methods = score["methods"]
+    further = [name for name in methods if name.startswith("eclare")][1:]
+    parts = [{name: mean for name, mean in methods.items() if name not in further}]
+    parts += [{name: methods[name]} for name in further]
+    return [command({**score, "methods": part}, checkpoint) for part in parts]
 
 
 def command(score: Mapping[str, Any], checkpoint: str) -> str:
@@ -65,28 +92,48 @@ def command(score: Mapping[str, Any], checkpoint: str) -> str:
         "mrisr-node evaluate HEADS…",
         f"--thickness {score['thickness_mm']:g} --gap {score['gap_mm']:g} --axis {score['axis']}",
         f"--noise {score['noise']:g}" if score["noise"] else "",
+        f"--profile {score['profile']}" if score["profile"] != SliceProfile.GAUSSIAN else "",
+        f"--partial-fourier {score['partial_fourier']:g}" if score["partial_fourier"] != 1 else "",
         *(f"--method {name.partition(',')[0]}" for name in score["methods"]),
         f"--checkpoint checkpoints/{checkpoint}",
+        *(eclare_words(name, mean) for name, mean in score["methods"].items()),
     ]
     return " ".join(filter(None, words))
 
 
+def eclare_words(name: str, mean: Mapping[str, Any]) -> str:
+    """Return the options of a row of ECLARE's; none for another method."""
+    if name.partition(",")[0] != "eclare":
+        return ""
+    shortened = re.search(r"([\d,]+) patches", name)
+    patches = int(shortened[1].replace(",", "")) if shortened else ECLARE_PATCHES
+    words = f"--eclare ENVIRONMENT --eclare-patches {patches}"
+    return f"{words} --eclare-batch {mean['batch']}" if "batch" in mean else words
+
+
 def tables(score: Mapping[str, Any], checkpoint: str) -> str:
     """Return one evaluation as Markdown: means, and every volume."""
-    noise = f", {100 * score['noise']:g} % noise" if score["noise"] else ", no noise"
+    what = [f"along {score['axis']}"]
+    what.append(f"{100 * score['noise']:g} % noise" if score["noise"] else "no noise")
+    if score["profile"] != SliceProfile.GAUSSIAN:
+        what.append(f"{score['profile']} profile")
+    if score["partial_fourier"] != 1:
+        what.append(f"partial Fourier {score['partial_fourier']:g}")
     lines = [
-        f"## {score['thickness_mm']:g} mm slices, {score['gap_mm']:g} mm gap, "
-        f"along {score['axis']}{noise}",
+        f"## {score['thickness_mm']:g} mm slices, {score['gap_mm']:g} mm gap, {', '.join(what)}",
         "",
-        "| method | PSNR dB (95 % of the mean) | SSIM | HFEN | residual median / 99th percentile |",
-        "|---|---|---|---|---|",
+        "| method | PSNR dB (95 % of the mean) | SSIM | HFEN | residual median / 99th percentile "
+        "| seconds | peak MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, mean in score["methods"].items():
         low, high = mean["psnr_db_95"]
+        seconds = f"{mean['seconds']:.2f}" if "seconds" in mean else "–"
         lines.append(
             f"| {METHODS.get(name, name)} | {mean['psnr_db']:.2f} ({low:.2f} to {high:.2f}) "
             f"| {mean['ssim']:.4f} | {mean['hfen']:.3f} "
-            f"| {100 * mean['residual_median']:.2f} % / {100 * mean['residual_p99']:.1f} % |"
+            f"| {100 * mean['residual_median']:.2f} % / {100 * mean['residual_p99']:.1f} % "
+            f"| {seconds} | {mean.get('peak_mib', '–')} |"
         )
     names = list(score["methods"])
     lines += [
@@ -102,7 +149,8 @@ def tables(score: Mapping[str, Any], checkpoint: str) -> str:
             for mean in score["methods"].values()
         ]
         lines.append(f"| {subject} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "Command:", "", f"    {command(score, checkpoint)}", ""])
+    again = [f"    {line}" for line in commands(score, checkpoint)]
+    return "\n".join([*lines, "", "Command:", "", *again, ""])
 
 
 def record(folder: Path, found: dict[str, Any]) -> None:
@@ -119,9 +167,7 @@ def record(folder: Path, found: dict[str, Any]) -> None:
     )
     parts = [
         f"# Scores of {card.name}\n",
-        "Made by `bench/quality.py --record`; the same figures stand on `card.json`. The residual\n"
-        "is what the result lacks of the thick slices when it is degraded again, over the\n"
-        "foreground's mean.\n",
+        HEAD,
         *(tables(score, card.name) for score in scores),
     ]
     dataclasses.replace(card, scores=tuple(scores)).save(folder)
@@ -135,6 +181,8 @@ def main() -> None:
     parser.add_argument("--axis", default="y", choices="xyz")
     parser.add_argument("--slices", action="append", help="thickness/gap in mm")
     parser.add_argument("--noise", default=0.0, type=float)
+    parser.add_argument("--profile", default=SliceProfile.GAUSSIAN, type=SliceProfile)
+    parser.add_argument("--partial-fourier", default=1.0, type=float)
     parser.add_argument("--method", action="append")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-deep")
     parser.add_argument("--eclare", type=Path)
@@ -154,13 +202,15 @@ def main() -> None:
             gap_mm=gap,
             axis=arguments.axis,
             noise=arguments.noise,
+            profile=arguments.profile,
+            partial_fourier=arguments.partial_fourier,
             methods=arguments.method or DEFAULT,
             checkpoint=checkpoint,
             eclare=eclare,
         )
         print(evaluation.table(), flush=True)
         if arguments.record:
-            record(arguments.checkpoint, entry(evaluation))
+            record(arguments.checkpoint, entry(evaluation, eclare))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["AETitle", "Address", "Network", "Port"]
+__all__ = ["AETitle", "Address", "Listener", "Network", "Port"]
+
+_TLS = "tls://"
+
+
+class Listener(NamedTuple):
+    """Where a peer listens for associations, and whether it speaks TLS there."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+    @classmethod
+    def at(cls, address: str) -> Listener:
+        """Read ``host:port`` or ``tls://host:port``; an IPv6 host stands in brackets."""
+        host, _, port = address.removeprefix(_TLS).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError("an address is host:port or tls://host:port, e.g. 10.1.2.3:104")
+        return cls(host.strip("[]"), int(port), address.startswith(_TLS))
 
 
 def _ae_title(value: str) -> str:
@@ -25,9 +43,7 @@ def _network(value: str) -> str:
 
 
 def _address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("an address is host:port, e.g. 10.1.2.3:104")
+    Listener.at(value)
     return value
 
 

@@ -19,6 +19,7 @@ from peewee import (
     AutoField,
     BooleanField,
     CharField,
+    DatabaseError,
     DatabaseProxy,
     FloatField,
     ForeignKeyField,
@@ -318,6 +319,8 @@ def open_records(path: Path) -> None:
     ------
     SettingsError
         A newer version of the node has written it.
+    NodeError
+        It is locked for longer than we wait, damaged, or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Descriptions, names and password hashes: for us alone, wherever the folder lies.
@@ -334,8 +337,11 @@ def open_records(path: Path) -> None:
         },
     )
     database.initialize(engine)
-    with up_to_date(engine, path):
-        engine.create_tables(_TABLES)
+    try:
+        with up_to_date(engine, path):
+            engine.create_tables(_TABLES)
+    except DatabaseError as error:
+        raise NodeError(f"{path} cannot be used: {error}") from error
 
 
 @contextmanager

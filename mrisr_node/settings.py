@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mrisr_node.addresses import Address, AETitle, Network, Port
+from mrisr_node.addresses import Address, AETitle, Listener, Network, Port
 from mrisr_node.errors import SettingsError
 from mrisr_node.logs import LogFormat
 
@@ -213,8 +213,8 @@ class Settings(BaseSettings):
     )
     commitment_peers: dict[AETitle, Address] = Field(
         default={},
-        description="where our own promises are sent to: AE title of a scanner, and its host:port;"
-        " the PACS is known already",
+        description="where our own promises are sent to: AE title of a scanner, and its host:port,"
+        " or tls://host:port; the PACS is known already",
     )
 
     # Local copies: deleted only once the PACS shows the originals, and of what is done the result
@@ -321,12 +321,13 @@ class Settings(BaseSettings):
         """Base URL of Orthanc's HTTP, without a slash at the end."""
         return (self.orthanc_url or f"http://127.0.0.1:{self.orthanc_http_port}").rstrip("/")
 
-    def peer_address(self, title: str) -> tuple[str, int] | None:
+    def peer_address(self, title: str) -> Listener | None:
         """Return where a peer listens for our reports, or None where nobody has told us."""
         if title in self.commitment_peers:
-            host, _, port = self.commitment_peers[title].rpartition(":")
-            return host.strip("[]"), int(port)
-        return (self.pacs_host, self.pacs_port) if title == self.pacs_ae_title else None
+            return Listener.at(self.commitment_peers[title])
+        if title == self.pacs_ae_title:
+            return Listener(self.pacs_host, self.pacs_port, self.pacs_tls)
+        return None
 
     @property
     def viewer_url(self) -> str:

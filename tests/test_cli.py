@@ -92,6 +92,18 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     again = _run("jobs", "--retry", series.id, MRISR_DATA_DIR=settings.data_dir)
     assert again.returncode == 1
     assert "cannot go from skipped" in again.stderr
+    unknown = _run("jobs", "--retry", 99, MRISR_DATA_DIR=settings.data_dir)
+    assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
+
+
+def test_records_that_cannot_be_used_are_named_without_a_traceback(make_settings):
+    settings = make_settings()
+    settings.database_path.parent.mkdir(parents=True, exist_ok=True)
+    settings.database_path.write_bytes(b"no database, but long enough to look like one " * 30)
+    done = _run("jobs", MRISR_DATA_DIR=settings.data_dir, COLUMNS=200)
+    assert done.returncode == 1
+    assert "records.sqlite cannot be used: file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

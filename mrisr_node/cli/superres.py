@@ -18,6 +18,7 @@ from mrisr_node.settings import load_settings
 
 if TYPE_CHECKING:
     from mrisr_node.superres.checkpoints import Checkpoint
+    from mrisr_node.superres.peers import Eclare
 
 
 @command
@@ -84,7 +85,6 @@ def evaluate(
     """Degrade sharp volumes, restore them by several methods, and score those."""
     from mrisr_node.superres.evaluation import evaluate as run_evaluation
     from mrisr_node.superres.methods import DEFAULT_METHODS
-    from mrisr_node.superres.peers import Eclare
     from mrisr_node.volumes.degradation import SliceProfile
 
     methods = tuple(method or DEFAULT_METHODS)
@@ -99,7 +99,7 @@ def evaluate(
             noise=noise,
             profile=SliceProfile(profile),
             partial_fourier=partial_fourier,
-            eclare=Eclare(eclare, eclare_patches, eclare_batch) if eclare else None,
+            eclare=_peer(eclare, eclare_patches, eclare_batch),
             progress=lambda s: err.print(
                 f"{s.subject} {s.method} {s.psnr_db:.2f} dB", markup=False, highlight=False
             ),
@@ -122,6 +122,9 @@ def evaluate_lesions(
     each: Annotated[int, typer.Option(min=1, help="spheres of each kind in a head")] = 10,
     seed: Annotated[int, typer.Option(help="of their places")] = 0,
     checkpoint: _Checkpoint = None,
+    eclare: _Eclare = None,
+    eclare_patches: _EclarePatches = 1_000_000,
+    eclare_batch: _EclareBatch = 128,
     as_json: _Json = False,
 ) -> None:
     """Plant small spheres in sharp volumes, degrade and restore these, and look for the spheres."""
@@ -140,6 +143,7 @@ def evaluate_lesions(
             lesions=replace(lesions, diameters_mm=tuple(diameter)) if diameter else lesions,
             methods=methods,
             checkpoint=_network(checkpoint, methods),
+            eclare=_peer(eclare, eclare_patches, eclare_batch),
             progress=lambda subject, name: err.print(
                 f"{subject} {name}", markup=False, highlight=False
             ),
@@ -154,6 +158,13 @@ def _network(folder: Path | None, methods: Sequence[str]) -> Checkpoint | None:
     if not any(name.startswith("ours") for name in methods):
         return None
     return Checkpoint.load(folder or load_settings().checkpoint_folders[0])
+
+
+def _peer(environment: Path | None, patches: int, batch: int) -> Eclare | None:
+    """Return ECLARE as it is installed in an environment, if one is named."""
+    from mrisr_node.superres.peers import Eclare
+
+    return Eclare(environment, patches, batch) if environment else None
 
 
 @contextmanager

@@ -25,9 +25,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from mrisr_node import records
+from mrisr_node.addresses import Listener
 from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
-from mrisr_node.errors import DeliveryError
+from mrisr_node.errors import DeliveryError, NodeError
 from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.tls import client_context
 from mrisr_node.records import CommitmentReport, CommitmentRequest, Instance, Rejection
 from mrisr_node.settings import Settings
 
@@ -71,20 +73,22 @@ class CommitmentReports:
         for report in list(owed.order_by(CommitmentReport.id)):
             address = self._settings.peer_address(report.peer)
             if address is not None and is_due(report.not_before, time.time()):
-                self._send(report, Destination(*address, report.peer, self._settings.ae_title))
+                self._send(report, address)
         if time.monotonic() - self._forgot > 3600:
             self._forgot = time.monotonic()
             _forget(time.time() - _KEPT_DAYS * 86_400)
 
-    def _send(self, report: CommitmentReport, peer: Destination) -> None:
+    def _send(self, report: CommitmentReport, address: Listener) -> None:
+        peer = Destination(address.host, address.port, report.peer, self._settings.ae_title)
         # We are the SCP, though we ask for the association (PS3.4 J.3.3, PS3.7 D.3.3.4).
         role = build_role(StorageCommitmentPushModel, scp_role=True)
         timeout = self._settings.network_timeout
         offered = [build_context(StorageCommitmentPushModel)]
         try:
-            with association(peer, offered, timeout, roles=[role]) as there:
+            tls = client_context(self._settings) if address.tls else None
+            with association(peer, offered, timeout, roles=[role], tls=tls) as there:
                 _report(self._settings, report, there)
-        except (DeliveryError, RuntimeError, ValueError) as error:
+        except (NodeError, RuntimeError, ValueError) as error:
             self._later(report, error)
         except Exception as error:  # noqa: BLE001
             # Whatever a peer does, the reports to others go on.

@@ -11,7 +11,7 @@ from mrisr_node import records
 from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import LEASE_SECONDS, SENDING, Stage, queue_of, stages_of
-from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, Transition
+from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, StateError, Transition
 from mrisr_node.settings import Recipe
 
 __all__ = ["Unrenewed", "recover", "retry"]
@@ -68,10 +68,12 @@ def retry(series_id: int) -> None:
     Raises
     ------
     StateError
-        The series is not failed.
+        The series is not failed, or there is none of that id.
     """
     with records.transaction():
-        series = Series.get_by_id(series_id)
+        series = Series.get_or_none(Series.id == series_id)
+        if series is None:
+            raise StateError(f"there is no series {series_id}")
         series.move(State.QUEUED, "tried again")
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         gone = series.copies_deleted_at is not None

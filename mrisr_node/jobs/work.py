@@ -184,6 +184,8 @@ class Worker:
         )
         try:
             run_stage(stage, workspace)
+        except (_Superseded, StateError, NotYet):
+            raise  # nothing failed: the series moved on, or the PACS still has time to answer
         except Exception as error:
             kind = type(error).__name__
             Failure.create(series=job.series_id, stage=stage.value, kind=kind)

@@ -92,7 +92,7 @@ def back_up(
     Raises
     ------
     BackupError
-        It cannot be written.
+        It cannot be written, or the records are of another version.
     SettingsError
         There is no node in the data directory.
     """
@@ -167,6 +167,13 @@ def _write(
     missing, damaged = [], []
     _copy_database(settings.database_path, folder / _RECORDS)
     with closing(sqlite3.connect(folder / _RECORDS)) as copy:
+        (tables,) = copy.execute("PRAGMA user_version").fetchone()
+        if tables != len(STEPS):
+            raise BackupError(
+                f"the tables of the records have version {tables}, and this version of mrisr_node"
+                f" knows {len(STEPS)}: back them up with the version that wrote them, or stop the"
+                f" node and copy {data}"
+            )
         wanted: dict[str, str | None] = dict(copy.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}"))
         for path in (data / "secrets").glob("[!.]*"):
             wanted[f"secrets/{path.name}"] = None
@@ -184,7 +191,6 @@ def _write(
                 done += added.size
                 progress(done, everything)
             damaged += _take_out(copy, settings.database_path, missing)
-            (tables,) = copy.execute("PRAGMA user_version").fetchone()
             copy.close()
             if settings.queue_path.is_file():
                 _copy_database(settings.queue_path, folder / _QUEUES)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fidelity import Residual
-from mrisr_node.superres.methods import DEFAULT_METHODS, build_methods
+from mrisr_node.superres.methods import DEFAULT_METHODS, build_methods, check_range
 from mrisr_node.superres.metrics import bootstrap, hfen, psnr, ssim
 from mrisr_node.superres.peak_memory import measured_memory
 from mrisr_node.superres.peers import Eclare
@@ -183,12 +183,16 @@ def evaluate(
     ------
     ValueError
         If a method is unknown or lacks what it needs, or the protocol is impossible.
+    OutOfRange
+        If the network is among the methods and not made for such slices.
     """
     built = build_methods(methods, checkpoint, eclare)
     protocol = Protocol(thickness_mm, gap_mm, axis, profile, noise, partial_fourier)
     scores: list[Score] = []
     for path in paths:
-        made = simulate(crop_to_head(load_ras(path)), protocol)
+        head = crop_to_head(load_ras(path))
+        check_range(methods, checkpoint, protocol, head)
+        made = simulate(head, protocol)
         thick, truth = made.thick, made.truth
         degrade = degradation_matrix(thick.stack, thick.positions, profile)
         mask, acquired = foreground(truth), foreground(thick.slices)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrisr_node.superres.checkpoints import Checkpoint
-from mrisr_node.superres.methods import build_methods
+from mrisr_node.superres.methods import build_methods, check_range
 from mrisr_node.superres.peers import Eclare
 from mrisr_node.superres.simulation import Protocol, crop_to_head, simulate
 from mrisr_node.superres.sources import load_ras
@@ -207,6 +207,8 @@ def evaluate_lesions(
     ------
     ValueError
         If a method is unknown or lacks what it needs, or a head has no room for the spheres.
+    OutOfRange
+        If the network is among the methods and not made for such slices.
     """
     lesions = lesions or Lesions()
     built = build_methods(methods, checkpoint, eclare)
@@ -216,6 +218,7 @@ def evaluate_lesions(
     for path in paths:
         subjects.append(path.name.split(".")[0])
         head = crop_to_head(load_ras(path))
+        check_range(methods, checkpoint, protocol, head)
         plain = simulate(head, protocol)
         spheres = place_spheres(head.data, head.spacing, lesions)
         data, heights = plant(head.data, spheres, head.spacing, lesions.contrast)

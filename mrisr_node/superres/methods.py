@@ -18,12 +18,13 @@ from mrisr_node.superres.interpolation import (
     lanczos_matrix,
     linear_matrix,
 )
+from mrisr_node.superres.networks import INTERPOLATED
 from mrisr_node.superres.peers import Eclare
-from mrisr_node.superres.simulation import ThickSlices
+from mrisr_node.superres.simulation import Protocol, ThickSlices
 from mrisr_node.volumes.degradation import Positions, SliceStack, along_last_axis
-from mrisr_node.volumes.geometry import FloatArray
+from mrisr_node.volumes.geometry import FloatArray, Volume
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "Method", "build_methods"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "Method", "build_methods", "check_range"]
 
 Method = Callable[[ThickSlices], FloatArray]
 """From thick slices, (x, y, n), to thin ones at the positions that are asked for, (x, y, m)."""
@@ -120,6 +121,26 @@ def _flipped_all_ways(method: Method) -> Method:
     return averaged
 
 
+def check_range(
+    names: Sequence[str], checkpoint: Checkpoint | None, protocol: Protocol, head: Volume
+) -> None:
+    """Refuse slices that the node would refuse, if any of these methods is the network.
+
+    Their true geometry counts: what a variant is told on purpose may lie outside of the range.
+
+    Raises
+    ------
+    OutOfRange
+        With the reason of the checkpoint's card.
+    """
+    if checkpoint is not None and any(name.startswith("ours") for name in names):
+        checkpoint.card.check_range(
+            distance_mm=protocol.thickness_mm + protocol.gap_mm,
+            thickness_mm=protocol.thickness_mm,
+            in_plane_mm=protocol.in_plane_mm(head),
+        )
+
+
 def build_methods(
     names: Sequence[str], checkpoint: Checkpoint | None = None, eclare: Eclare | None = None
 ) -> dict[str, Method]:
@@ -149,7 +170,8 @@ def build_methods(
         ours = _network(checkpoint)
         known["ours"] = ours
         known["ours-flips"] = _flipped_all_ways(ours)
-        known["ours-adapted"] = _adapted(checkpoint)
+        if checkpoint.card.network not in INTERPOLATED:
+            known["ours-adapted"] = _adapted(checkpoint)
     for name in ("cubic-bp", "ours"):
         for way, factor in _ERROR.items():
             if name in known:
@@ -165,6 +187,8 @@ def build_methods(
             found[eclare.name] = eclare.restore
         elif name == "eclare":
             raise ValueError("the method 'eclare' needs the path of its environment")
+        elif name == "ours-adapted" and checkpoint is not None:
+            raise ValueError(f"a {checkpoint.card.network} cannot be trained on the scan itself")
         elif name in METHODS and name != "cubic-bp-N":
             raise ValueError(f"the method {name!r} needs a checkpoint")
         else:

@@ -107,8 +107,8 @@ class FoldedResidual(nn.Module):
     blocks
         Residual blocks of two 3×3×3 convolutions.
     in_plane_fold
-        Pixels that are folded into channels along each in-plane axis: 2 makes the same work reach
-        twice as far with more weights.
+        Pixels that are folded into channels along each in-plane axis, 1 or 2: 2 makes the same work
+        reach twice as far with more weights.
     planar_blocks
         Further blocks after those, of 3×3 convolutions within a slice: they see further in-plane,
         where the slices are sharp, for a third of the work.
@@ -118,6 +118,11 @@ class FoldedResidual(nn.Module):
         self, width: int = 48, blocks: int = 4, in_plane_fold: int = 2, planar_blocks: int = 0
     ) -> None:
         super().__init__()
+        if in_plane_fold not in (
+            1,
+            2,
+        ):  # inference pads to pairs of pixels, and tiles start at them
+            raise ValueError(f"in_plane_fold must be 1 or 2, not {in_plane_fold}")
         self.fold = in_plane_fold
         channels = SUB_SLICES * in_plane_fold**2
         self.head = ContrastConv3d(channels, width, 3, padding=1)

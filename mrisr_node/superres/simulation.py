@@ -55,6 +55,13 @@ class Protocol:
         if not 0.5 < self.partial_fourier <= 1.0:
             raise ValueError("partial Fourier acquires more than 1/2 and up to 1 of k-space")
 
+    def in_plane_mm(self, volume: Volume) -> float:
+        """Return the pixel size of such slices of a volume."""
+        others = [
+            size for name, size in zip("xyz", volume.spacing, strict=True) if name != self.axis
+        ]
+        return float(np.mean(others))
+
 
 @dataclass(frozen=True)
 class ThickSlices:
@@ -144,7 +151,7 @@ def simulate(volume: Volume, protocol: Protocol, intensity_scale: float | None =
         thick = partial_fourier(thick, 0, protocol.partial_fourier)
     if protocol.noise > 0:
         thick = rician(thick, protocol.noise * scale, np.random.default_rng(0))
-    in_plane = float(np.mean([size for i, size in enumerate(volume.spacing) if i != axis]))
+    in_plane = protocol.in_plane_mm(volume)
     return Simulated(
         ThickSlices(thick, made.stack, made.positions, in_plane, scale, protocol.profile),
         np.ascontiguousarray(np.moveaxis(volume.data, axis, -1)[..., made.inside]),

@@ -6,19 +6,17 @@ import copy
 import dataclasses
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
@@ -29,6 +27,9 @@ from mrisr_node.superres.optimisers import descend, pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TrainingState", "export", "train", "validation_samples"]
 
@@ -179,6 +180,7 @@ def _train(
         raise SettingsError(
             f"{run_dir.name} holds a run already: go on with --resume, or name another folder"
         )
+    writer = _tensorboard()
     device = world.device
     mixed = config.mixed_precision and computes_in_bfloat16(device)
     state = TrainingState.start(config, device)
@@ -193,12 +195,12 @@ def _train(
     heads = load_sources(config.data, config.sources, config.files_per_source or None)
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
     last = min(config.steps, pause_at)
-    history = _history(run_dir) if resume else []
-    started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     rest = world.share(state.step * config.batch, last * config.batch, config.batch)
     loader = DataLoader(Subset(samples, rest), config.batch // world.size, collate_fn=list)
     first = world.rank == 0
     watched = validation_samples(config) if first else []
+    history = _resumed_log(run_dir, state.step) if first else []
+    started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     losses = []
     for batch in loader:
         loss = relative_error(restored(network, batch, device, mixed), batch)
@@ -215,7 +217,6 @@ def _train(
                 gain_db(restored(averaged, [sample], device, mixed)[0], sample)
                 for sample in watched
             ]
-        state.save(run_dir)
         entry = {
             "step": state.step,
             "loss": math.fsum(losses) / len(losses),
@@ -223,17 +224,47 @@ def _train(
             "seconds": time.monotonic() - started,
         }
         losses = []
-        with (run_dir / "log.jsonl").open("a") as log, SummaryWriter(str(run_dir)) as board:
+        with (run_dir / "log.jsonl").open("a") as log, writer(str(run_dir)) as board:
             log.write(json.dumps(entry) + "\n")
             board.add_scalar("training/relative_l1", entry["loss"], state.step)
             board.add_scalar("validation/gain_over_linear_db", entry["gain_db"], state.step)
+        state.save(run_dir)  # last, so that what is saved is also logged
     return state
 
 
+def _tensorboard() -> type[SummaryWriter]:
+    """Return what writes TensorBoard's events; only training needs it, so it may be missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SettingsError(
+            "training needs TensorBoard, which is not installed: pip install 'mrisr-node[train]'"
+        ) from error
+    return SummaryWriter
+
+
 def _history(run_dir: Path) -> list[dict[str, Any]]:
-    """Return what a run has logged, an entry for each validation; nothing before the first."""
+    """Return what a run has logged, an entry for each validation; nothing before the first.
+
+    A last line without its end, of a run that was killed while it wrote, does not count.
+    """
     log = run_dir / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    text = log.read_text() if log.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _write_log(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write a line for each entry; the file is replaced whole."""
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    new.replace(path)
+
+
+def _resumed_log(run_dir: Path, step: int) -> list[dict[str, Any]]:
+    """Return what was logged up to the saved step, and leave only this in the file."""
+    history = [entry for entry in _history(run_dir) if entry["step"] <= step]
+    _write_log(run_dir / "log.jsonl", history)
+    return history
 
 
 def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
@@ -242,7 +273,8 @@ def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
     Its scores are measured afterwards.
     """
     weights = load_file(run_dir / "weights.safetensors")
-    done = _history(run_dir)[-1]
+    history = _history(run_dir)
+    done = history[-1]
     training = {
         "steps": done["step"],
         "samples": done["step"] * config.batch,
@@ -254,5 +286,5 @@ def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
     card = save_checkpoint(
         folder, weights, dataclasses.replace(config.untrained_card(), training=training)
     )
-    shutil.copyfile(run_dir / "log.jsonl", folder / "log.jsonl")
+    _write_log(folder / "log.jsonl", history)
     return card

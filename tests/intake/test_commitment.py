@@ -92,9 +92,8 @@ def _scanner(settings, reports):
     """The scanner's own listener, where it waits for reports."""
     ae = AE(ae_title="SCANNER")
     ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    server = ae.start_server(
-        settings.peer_address("SCANNER"), block=False, evt_handlers=reports.handlers
-    )
+    where = settings.peer_address("SCANNER")
+    server = ae.start_server((where.host, where.port), block=False, evt_handlers=reports.handlers)
     try:
         yield
     finally:

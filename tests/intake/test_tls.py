@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import socket
 import ssl
 import subprocess
@@ -11,14 +12,16 @@ import pytest
 import trustme
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from pynetdicom import build_context
+from pynetdicom import AE, build_context, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from mrisr_node.errors import DeliveryError, SettingsError
 from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.tls import client_context, server_context
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Instance, open_records
+from mrisr_node.records import CommitmentReport, Instance, open_records
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Delivery
 
@@ -213,3 +216,43 @@ def test_results_go_to_a_pacs_by_tls_and_to_no_other(
             with pytest.raises(DeliveryError):
                 Pacs(chosen).store(sample.paths, lambda _: None)
         assert len(list(kept.iterdir())) == (len(sample.paths) if kind == "good" else 0)
+
+
+@pytest.mark.parametrize("kind", ["good", "wrong"])
+def test_promises_go_to_a_scanner_by_tls_and_to_no_other(
+    settings, tmp_path, authority, free_port, kind
+):
+    certificate, key = _files(tmp_path, "scanner", trustme.CA() if kind == "wrong" else authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    told, port = [], free_port()
+
+    def take(event):
+        told.append(str(event.event_information.TransactionUID))
+        return 0x0000, None
+
+    ae = AE(ae_title="SCANNER")
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    scanner = ae.start_server(
+        ("127.0.0.1", port), block=False, ssl_context=context,
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)],
+    )  # fmt: skip
+    asked = CommitmentReport.create(
+        peer="SCANNER",
+        transaction_uid=generate_uid(),
+        instances=json.dumps([[MRImageStorage, "1.2.3"]]),
+    )
+    chosen = settings.model_copy(
+        update={"commitment_peers": {"SCANNER": f"tls://127.0.0.1:{port}"}}
+    )
+    try:
+        CommitmentReports(chosen).round()
+    finally:
+        scanner.shutdown()
+    asked = CommitmentReport.get_by_id(asked.id)
+    assert told == ([asked.transaction_uid] if kind == "good" else [])
+    assert asked.end == ("0 of 1 instances are kept" if kind == "good" else "")
+    assert asked.attempts == (0 if kind == "good" else 1)
+    asked.delete_instance()

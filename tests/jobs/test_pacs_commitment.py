@@ -15,7 +15,7 @@ from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.stages import Queue
 from mrisr_node.jobs.work import Worker
-from mrisr_node.records import CommitmentRequest, Job, Series, State, open_records
+from mrisr_node.records import CommitmentRequest, Failure, Job, Series, State, open_records
 from mrisr_node.results import commitment
 from mrisr_node.settings import StorageCommitment
 
@@ -149,6 +149,7 @@ def test_the_answer_may_come_later_and_what_is_not_kept_is_stored_again(
             series, job = _advance(settings, deliverable(settings))
             assert series.state == State.DELIVERING
             assert "has not answered yet" in series.reason
+            assert not Failure.select().exists()
             # In the PACS, and so in view, while its promise is waited for.
             assert job.delivered_at is not None
             assert job.not_before > 0

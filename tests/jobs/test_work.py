@@ -17,7 +17,7 @@ from mrisr_node.jobs.recovery import recover, retry
 from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Job, Series, StageRun, State, StateError, open_records
+from mrisr_node.records import Failure, Job, Series, StageRun, State, StateError, open_records
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.mr_series import Provenance, write_mr_series
 from mrisr_node.settings import Delivery
@@ -170,6 +170,7 @@ def test_a_late_slice_ends_the_stage_that_runs(settings, job, monkeypatch):
     Worker(settings).advance(Queue.CPU, job.id)
     assert not went_on
     assert Job.get_by_id(job.id).finished_at is not None
+    assert not Failure.select().exists()
 
 
 def test_a_worker_that_lost_its_lease_records_nothing(settings, job, monkeypatch):

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from mrisr_node import records
+from mrisr_node import migrations, records
 from mrisr_node.errors import SettingsError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.quarantine import Quarantine
@@ -257,6 +257,9 @@ def test_where_no_backup_can_be_made(settings, elsewhere, tmp_path):
         back_up(settings, tmp_path / "a.tar")
     with pytest.raises(BackupError, match="No such file"):
         back_up(settings, tmp_path / "nowhere" / "a.tar")
+    records.database.pragma("user_version", len(migrations.STEPS) - 1)
+    with pytest.raises(BackupError, match="back them up with the version that wrote them"):
+        back_up(settings, tmp_path / "b.tar")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "node"]
 
 

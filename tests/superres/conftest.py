@@ -1,5 +1,8 @@
 """A head made of formulas, and a tiny network: nothing here needs data from elsewhere."""
 
+import stat
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +74,46 @@ def tiny_folder(tmp_path):
 @pytest.fixture
 def tiny(tiny_folder):
     return Checkpoint.load(tiny_folder)
+
+
+_ECLARE = """#!{python}
+import argparse
+from pathlib import Path
+
+import nibabel
+import numpy
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--in-fpath", type=Path, required=True)
+parser.add_argument("--out-dir", type=Path, required=True)
+parser.add_argument("--relative-slice-thickness", type=float)
+parser.add_argument("--relative-slice-profile-type")
+parser.add_argument("--n-patches", type=int)
+parser.add_argument("--batch-size", type=int)
+arguments = parser.parse_args()
+if arguments.n_patches == 13:
+    raise SystemExit("no luck today")
+image = nibabel.load(arguments.in_fpath)
+x, y, z = image.header.get_zooms()
+size = round(image.shape[2] * z / x)
+# A ramp in millimetres, on slices of the pixel size that fill the field of view from its middle.
+places = (numpy.arange(size) - (size - 1) / 2) * x + (image.shape[2] - 1) / 2 * z
+ramp = numpy.broadcast_to(places, (*image.shape[:2], size)).astype("float32")
+arguments.out_dir.mkdir()
+affine = numpy.diag([x, y, x, 1.0])
+nibabel.save(
+    nibabel.Nifti1Image(ramp, affine),
+    arguments.out_dir / arguments.in_fpath.name.replace(".nii", "_eclare.nii"),
+)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """An environment that holds a stand-in for ECLARE, which keeps to its interface."""
+    program = tmp_path / "env" / "bin" / "run-eclare"
+    program.parent.mkdir(parents=True)
+    program.write_text(_ECLARE.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (program.parent / "python").symlink_to(sys.executable)
+    return tmp_path / "env"

@@ -66,6 +66,7 @@ def test_a_missing_file_is_named(tiny_folder, name):
         ("arguments", {"width": 9.5}),
         ("arguments", {"width": -1}),
         ("arguments", {"colour": 9}),
+        ("arguments", {"width": 8, "blocks": 1, "in_plane_fold": 4}),
         ("weights_sha256", "A" * 64),
         ("contrasts", []),
         ("contrasts", ["T1"]),

@@ -136,6 +136,34 @@ def test_the_commands_refuse_with_a_reason(typed, command, words, reason):
     assert reason in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-lesions"])
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((12, "--gap", 0), "the slices are 12.0 mm apart, and checkpoint tiny is made for 2 to 8"),
+        ((2.5, "--gap", 2.5), "the slice thickness is 0.50 times the slice distance"),
+    ],
+)
+def test_the_commands_refuse_what_the_network_is_not_made_for(
+    typed, tiny_folder, command, words, reason
+):
+    words = (*words, "--method", "cubic", "--method", "ours-narrow", "--checkpoint", tiny_folder)
+    done = typed(command, "--thickness", *words)
+    assert done.exit_code == 1
+    assert reason in " ".join(done.stderr.split())
+    assert "cubic" not in done.stderr  # before any method has run
+
+
+def test_a_thickness_that_is_told_wrong_on_purpose_is_not_refused(files, tiny):
+    """4 mm without a gap told as 4.8 mm would be 1.2 times the distance, beyond the card's 1.1."""
+    methods = ("ours-wide", "ours-narrow")
+    for gap in (0.0, 1.0):
+        found = evaluate(
+            files[:1], thickness_mm=4.0, gap_mm=gap, methods=methods, checkpoint=tiny
+        ).scores
+        assert [score.method for score in found] == list(methods)
+
+
 @pytest.mark.parametrize(
     ("methods", "reason"), [(("magic",), "unknown method 'magic'"), (("ours",), "checkpoint")]
 )

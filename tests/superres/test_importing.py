@@ -10,7 +10,7 @@ import torch
 from mrisr_node.errors import CheckpointError
 from mrisr_node.superres.checkpoints import Checkpoint, installed
 from mrisr_node.superres.importing import card_from, import_checkpoint, read_pth
-from mrisr_node.superres.networks import NETWORKS, FoldedResidual, build_network
+from mrisr_node.superres.networks import FoldedResidual, build_network
 
 FACTS = {
     "network": "folded-residual",
@@ -139,7 +139,6 @@ def test_a_card_comes_from_toml_or_json_and_options_are_stronger(tmp_path):
         card_from("one", tmp_path / "card.toml")
 
 
-@pytest.mark.skipif("swin-unetr" not in NETWORKS, reason="the registry has no SwinUNETR")
 def test_a_swin_unetr_of_the_seed_project_is_imported(tmp_path):
     torch.manual_seed(6)
     network = build_network("swin-unetr", {"feature_size": 12})

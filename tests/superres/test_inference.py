@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from mrisr_node.errors import OutOfRange
-from mrisr_node.superres.checkpoints import Checkpoint
+from mrisr_node.settings import load_settings
+from mrisr_node.superres.checkpoints import Card, Checkpoint
 from mrisr_node.superres.inference import pick_precision, super_resolve
+from mrisr_node.superres.networks import FoldedResidual
 from mrisr_node.superres.precision import computes_in_bfloat16
+from mrisr_node.superres.tiles import reach
 from mrisr_node.volumes.degradation import thicken
 from mrisr_node.volumes.geometry import Volume
 
@@ -130,6 +133,34 @@ def test_tiles_leave_no_seams(head, tiny, precision, thickness):
     assert seen[4][-1] < thick.data.shape[2] or thickness == 4.0
     assert np.abs(tiled - whole).max() < (1e-4 if precision == "float32" else 2e-2) * 550.0
     assert np.abs(tiled - whole).mean() < (1e-6 if precision == "float32" else 1e-3) * 550.0
+
+
+def test_tiles_of_the_default_network_leave_no_seams(head):
+    """The default's blocks, some of which reach further in-plane, on fewer channels."""
+    card = Card.load(load_settings().checkpoint_folders[0] / "card.json")
+    arguments = card.arguments | {"width": 8}
+    assert arguments["planar_blocks"] > 0
+    torch.manual_seed(4)
+    network = FoldedResidual(**arguments).eval().requires_grad_(False)
+    torch.nn.init.normal_(network.tail.weight, std=0.02)
+    checkpoint = Checkpoint(dataclasses.replace(card, arguments=arguments), network)
+    with torch.inference_mode():
+        across, _, along = reach(network, torch.zeros(1, 3))
+    assert across == along + 2 * arguments["planar_blocks"]
+    thick = thick_head(head, thickness=2.0, gap=0.0)
+    runs, images = [], []
+    for patch in (36, 512):
+        seen = []
+        watch = network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs))
+        small = with_patch(checkpoint, patch)
+        images.append(resolve(thick, small, thickness_mm=2.0, precision="float32").volume.data)
+        watch.remove()
+        runs.append(len(seen))
+    assert runs[0] > runs[1] + 2  # beside the probes, several tiles and one
+    network.tail.weight.zero_()
+    linear = resolve(thick, checkpoint, thickness_mm=2.0, precision="float32").volume.data
+    assert np.abs(images[1] - linear).max() > 5.0  # the network does change the image
+    assert np.abs(images[0] - images[1]).max() < 1e-4 * 550.0
 
 
 def test_what_the_network_sees_at_once_does_not_grow_with_the_volume(head, tiny):

@@ -10,6 +10,7 @@ from conftest import synthetic_head, tiny_card
 from mrisr_node.superres.checkpoints import Checkpoint, save_checkpoint
 from mrisr_node.superres.inference import super_resolve
 from mrisr_node.superres.interpolated import window_count
+from mrisr_node.superres.methods import build_methods
 from mrisr_node.superres.networks import build_network
 from mrisr_node.volumes.degradation import thicken
 
@@ -64,3 +65,8 @@ def test_what_the_network_returns_is_the_image(swin, thick):
     fidelity = result.fidelity
     assert fidelity.inside.p99 < 0.5 * fidelity.cubic_inside.p99
     assert np.corrcoef(result.volume.data[0].ravel(), thick.data[0].ravel())[0, 1] > 0.9
+
+
+def test_it_is_not_taught_by_a_scan_and_says_so(swin):
+    with pytest.raises(ValueError, match="a swin-unetr cannot be trained on the scan itself"):
+        build_methods(["ours-adapted"], swin)

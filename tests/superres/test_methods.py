@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
+from mrisr_node.superres.adaptation import adapted
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.interpolation import lanczos_matrix
 from mrisr_node.superres.methods import METHODS, build_methods
@@ -123,9 +125,22 @@ def test_a_scan_can_teach_the_network(tiny, head, monkeypatch):
     assert not np.array_equal(plain, own)
 
 
-def _first_step(*arguments, **keywords):
-    from mrisr_node.superres.adaptation import adapted
+def test_a_scan_teaches_the_same_each_time(tiny, head):
+    thick = simulate(head, Protocol(4.0, 0.0, "y")).thick
+    thin = build_methods(["ours"], tiny)["ours"](thick)
+    settings = {"intensity_scale": thick.intensity_scale, "steps": 2}
+    first, second = (
+        adapted(tiny, thin, (1.0, 1.0, 1.0), thick.stack, **settings).network.state_dict()
+        for _ in range(2)
+    )
+    before = tiny.network.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(
+        torch.equal(first[name], before[name]) for name in ("head.weight", "tail.weight")
+    )
 
+
+def _first_step(*arguments, **keywords):
     return adapted(*arguments, **keywords, steps=2)
 
 

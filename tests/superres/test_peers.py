@@ -1,59 +1,19 @@
 """The process around ECLARE. The program itself is not here: a stand-in keeps to its interface."""
 
+import json
 import os
-import stat
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrisr_node.cli import app
 from mrisr_node.errors import StageError
 from mrisr_node.superres.methods import build_methods
 from mrisr_node.superres.peers import Eclare
 from mrisr_node.superres.simulation import Protocol, simulate
 from mrisr_node.volumes.degradation import SliceProfile
-
-STAND_IN = """#!{python}
-import argparse
-from pathlib import Path
-
-import nibabel
-import numpy
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--in-fpath", type=Path, required=True)
-parser.add_argument("--out-dir", type=Path, required=True)
-parser.add_argument("--relative-slice-thickness", type=float)
-parser.add_argument("--relative-slice-profile-type")
-parser.add_argument("--n-patches", type=int)
-parser.add_argument("--batch-size", type=int)
-arguments = parser.parse_args()
-if arguments.n_patches == 13:
-    raise SystemExit("no luck today")
-image = nibabel.load(arguments.in_fpath)
-x, y, z = image.header.get_zooms()
-size = round(image.shape[2] * z / x)
-# A ramp in millimetres, on slices of the pixel size that fill the field of view from its middle.
-places = (numpy.arange(size) - (size - 1) / 2) * x + (image.shape[2] - 1) / 2 * z
-ramp = numpy.broadcast_to(places, (*image.shape[:2], size)).astype("float32")
-arguments.out_dir.mkdir()
-affine = numpy.diag([x, y, x, 1.0])
-nibabel.save(
-    nibabel.Nifti1Image(ramp, affine),
-    arguments.out_dir / arguments.in_fpath.name.replace(".nii", "_eclare.nii"),
-)
-"""
-
-
-@pytest.fixture
-def environment(tmp_path):
-    program = tmp_path / "env" / "bin" / "run-eclare"
-    program.parent.mkdir(parents=True)
-    program.write_text(STAND_IN.format(python=sys.executable))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    (program.parent / "python").symlink_to(sys.executable)
-    return tmp_path / "env"
 
 
 @pytest.fixture
@@ -91,3 +51,20 @@ def test_its_failure_is_told(environment, thick, tmp_path):
         Eclare(environment, patches=13).restore(thick)
     with pytest.raises(StageError, match="not installed"):
         Eclare(tmp_path).restore(thick)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-lesions --diameter 6 --each 1"])
+def test_the_commands_take_its_options(environment, head, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)  # no settings there
+    head.save(tmp_path / "head.nii.gz")
+    done = CliRunner().invoke(
+        app,
+        [
+            *command.split(), "head.nii.gz", "--thickness", "4", "--noise", "0.02", "--json",
+            "--method", "eclare", "--eclare", str(environment), "--eclare-patches", "2000",
+            "--eclare-batch", "16",
+        ],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    methods = {score["method"] for score in json.loads(done.stdout)["scores"]}
+    assert methods - {"truth"} == {"eclare, shortened (2,000 patches)"}

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from mrisr_node.cli import app
 from mrisr_node.errors import CheckpointError, SettingsError
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.distributed import World
@@ -111,20 +113,71 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path):
     assert loaded.card.distance_mm == (2.0, 5.0)
 
 
-def test_two_processes_train_what_one_trains(config, folder, tmp_path):
-    alone = train(config, tmp_path / "one")
+def test_a_run_that_was_killed_while_it_logged_resumes_and_is_exported(config, tmp_path):
+    log = tmp_path / "run" / "log.jsonl"
+    train(config, tmp_path / "run", pause_at=3)
+    whole = log.read_text()
+    log.write_text(
+        whole + whole.replace('"step": 3', '"step": 4') + '{"step": 5, "lo'
+    )  # the state was not saved
+    export(config, tmp_path / "run", tmp_path / "early")
+    assert (tmp_path / "early" / "log.jsonl").read_text().endswith("}\n")
+    train(config, tmp_path / "run", resume=True)
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [3, 5]
+    assert whole == log.read_text()[: len(whole)]
+    assert entries[1]["seconds"] > entries[0]["seconds"]
+    assert export(config, tmp_path / "run", tmp_path / "trial").training["steps"] == 5
+    assert (tmp_path / "trial" / "log.jsonl").read_text() == log.read_text()
+
+
+def torchrun(*words):
+    """Run a script, or a module after -m, in two processes that train together."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        *("-m", "--", "mrisr_node.cli", "train", str(folder / "training.toml")),
-        *("--run", str(tmp_path / "two"), "--export", str(tmp_path / "checkpoint")),
+        *map(str, words),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    together = load_file(tmp_path / "two" / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    """Return the folder of two processes' run, and what they exported in its ``checkpoint``."""
+    run = folder / "together"
+    torchrun(
+        *("-m", "--", "mrisr_node.cli", "train", folder / "training.toml"),
+        *("--run", run, "--export", run / "checkpoint"),
+    )
+    return run
+
+
+def test_two_processes_train_what_one_trains(config, together, tmp_path):
+    alone = train(config, tmp_path)
+    weights = load_file(together / "weights.safetensors")
     for name, tensor in alone.averaged.items():
-        assert torch.allclose(tensor, together[name], atol=1e-4), name
-    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 2
-    assert Checkpoint.load(tmp_path / "checkpoint").card.name == "trial"
+        assert torch.allclose(tensor, weights[name], atol=1e-4), name
+    assert len((together / "log.jsonl").read_text().splitlines()) == 2
+    assert Checkpoint.load(together / "checkpoint").card.name == "trial"
+
+
+def test_two_interrupted_processes_resume_to_the_same_bits(folder, together, tmp_path):
+    script = tmp_path / "begin.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mrisr_node.superres.training import train\n"
+        "from mrisr_node.superres.training_config import TrainingConfig\n"
+        f"config = TrainingConfig.load(Path({str(folder / 'training.toml')!r}))\n"
+        f"train(config, Path({str(tmp_path / 'run')!r}), pause_at=2)\n"
+    )
+    torchrun(script)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
+    torchrun(
+        *("-m", "--", "mrisr_node.cli", "train", folder / "training.toml"),
+        *("--run", tmp_path / "run", "--resume"),
+    )
+    whole, parts = (run / "weights.safetensors" for run in (together, tmp_path / "run"))
+    assert whole.read_bytes() == parts.read_bytes()
 
 
 def test_the_samples_of_a_step_are_shared_evenly_or_not_at_all():
@@ -142,6 +195,15 @@ def test_a_run_is_not_overwritten_by_accident(config, tmp_path):
     train(config, tmp_path, pause_at=1)
     with pytest.raises(SettingsError, match="--resume"):
         train(config, tmp_path)
+
+
+def test_without_tensorboard_training_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    words = ["train", str(folder / "training.toml"), "--run", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "pip install 'mrisr-node[train]'" in " ".join(done.stderr.split())
 
 
 def test_weights_of_another_shape_are_no_start(config, tmp_path):
@@ -256,6 +318,7 @@ def test_a_volume_smaller_than_the_patch_is_padded(heads):
         ("ema = 1.0", "ema"),
         ('network = "swin-unetr"', "not trained here"),
         ("arguments = { depth = 3 }", "arguments: .*depth"),
+        ("arguments = { in_plane_fold = 4 }", "arguments: in_plane_fold must be 1 or 2, not 4"),
         ("steps = ", "wrong.toml: .*line 1"),
     ],
 )
