@@ -44,8 +44,8 @@ _RESOURCE_LIMITATION = 0x0213
 
 _REQUEST = 1  # PS3.4 J.3.2: the one Action Type
 _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
-# Far more than a study has; what a request names is held in memory and in one row. Items are counted
-# before anything is decoded: an empty one has eight bytes, and what pydicom makes of it two kilobytes.
+# Far more than a study has; what a request names is held in memory and in one row. Items are
+# counted before anything is decoded: an empty one has eight bytes, and in pydicom two kilobytes.
 _MOST_ITEMS = 20_000
 _MOST_BYTES = 4 * 1024**2
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
@@ -74,7 +74,7 @@ def handlers(settings: Settings) -> list[Any]:
 
 
 def _reports_to(settings: Settings) -> Callable[[Any], tuple[int, None]]:
-    """Return `on_report` for whoever calls here: the PACS, by its title or another that is named."""
+    """Return `on_report` for whoever calls here: the PACS, by its title or one that is named."""
 
     def handle(event: Any) -> tuple[int, None]:  # noqa: ANN401 - pynetdicom's event
         peer = str(event.assoc.requestor.ae_title).strip()
