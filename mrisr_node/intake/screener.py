@@ -38,7 +38,8 @@ _LONGEST = 120.0
 _END_SECONDS = 5.0
 """For a child that says nothing more to be gone."""
 _RETIRE_AFTER = 20_000
-"""Files after which a child makes room for a fresh one: what its libraries leak goes with it."""
+"""Files after which a child makes room for a fresh one: what its libraries leak goes with it. So it
+does at once where a file has left it with half of its memory, which the next ones would lack."""
 
 
 class Screener:
@@ -140,6 +141,8 @@ class Screener:
         line = child.stdout.readline() if readable else ""
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
+            if answer.pop("spent"):
+                self._end()
             return answer
         if readable:
             with suppress(subprocess.TimeoutExpired):  # the status is to be its own
@@ -190,9 +193,15 @@ def main() -> int:
             answer: dict[str, Any] = {"header": asdict(header)}
         except Rejected as error:
             answer = {"status": error.status, "reason": str(error)}
+        answer["spent"] = _address_space() > _MEMORY // 2
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     return 0
+
+
+def _address_space() -> int:
+    """Return the bytes that the limit counts, with those that a decoder has not given back."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _limit(kind: int, value: int) -> None:

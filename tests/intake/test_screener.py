@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -56,6 +58,24 @@ def test_a_file_whose_child_is_killed_once_is_looked_at_again(screener, path, nu
     assert header.sop_instance_uid == dcmread(path).SOPInstanceUID
     assert len(times) == 1
     assert screener._child.pid != pid
+
+
+def test_a_child_that_has_little_memory_left_makes_room(screener, path):
+    _screen(screener, path)
+    assert screener._child is not None
+    # One for which what it has from the start is more than half of what it may have.
+    screener.stop()
+    program = (
+        "from mrisr_node.intake import screener;"
+        "screener._MEMORY = int(1.5 * screener._address_space()); screener.main()"
+    )
+    screener._child = small = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert _screen(screener, path)
+    assert small.returncode is not None
+    assert screener._child is None
+    assert _screen(screener, path)
 
 
 class _Doomed(Screener):
