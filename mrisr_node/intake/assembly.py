@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from mrisr_node.errors import NotEligible, SeriesError
-from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.intake.selection import SELECTION_TAGS, SelectionRules, select
 from mrisr_node.intake.spool import Spool
 from mrisr_node.records import Failure, Job, Series, State, StateError, transaction
 from mrisr_node.settings import Settings
@@ -149,19 +149,23 @@ class Assembly:
             return True
         return True
 
-    def _headers(self, series: Series) -> list[Dataset]:
-        return [dcmread(path, stop_before_pixels=True) for path in self._spool.paths(series)]
+    def _headers(self, series: Series) -> Iterator[Dataset]:
+        """Read one after the other, and of each only what is looked at: makers' elements are large.
+
+        This process holds the door, too.
+        """
+        for path in self._spool.paths(series):
+            yield dcmread(path, stop_before_pixels=True, specific_tags=list(SELECTION_TAGS))
 
     def _decide(self, series: Series) -> Job | None:
         """Select or skip a complete series."""
         rules = SelectionRules(self._settings.minimum_slices, self._settings.minimum_slice_distance)
         try:
-            headers = self._headers(series)
-            if not headers:
+            if not self._spool.paths(series):
                 raise SeriesError(
                     "nothing of it has arrived; the PACS is asked for it now and then"
                 )
-            acquisition = select(headers, rules)
+            acquisition = select(self._headers(series), rules)
         except NotEligible as error:
             series.move(State.SKIPPED, str(error))
             return None

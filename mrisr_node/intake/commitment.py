@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ _RESOURCE_LIMITATION = 0x0213
 
 _REQUEST = 1  # PS3.4 J.3.2: the one Action Type
 _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
-# Far more than a study has; what a request names is held in memory and in one row.
-_MOST_INSTANCES = 20_000
+# Far more than a study has; what a request names is held in memory and in one row. Items are
+# counted before anything is decoded: an empty one has eight bytes, and in pydicom two kilobytes.
+_MOST_ITEMS = 20_000
+_MOST_BYTES = 4 * 1024**2
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
 
 
 def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]:
@@ -65,8 +69,22 @@ def handlers(settings: Settings) -> list[Any]:
     """Return pynetdicom's event handlers for the receiver."""
     return [
         (evt.EVT_N_ACTION, _guarded(_Requests(settings).take)),
-        (evt.EVT_N_EVENT_REPORT, on_report),
+        (evt.EVT_N_EVENT_REPORT, _reports_to(settings)),
     ]
+
+
+def _reports_to(settings: Settings) -> Callable[[Any], tuple[int, None]]:
+    """Return `on_report` for whoever calls here: the PACS, by its title or one that is named."""
+
+    def handle(event: Any) -> tuple[int, None]:  # noqa: ANN401 - pynetdicom's event
+        peer = str(event.assoc.requestor.ae_title).strip()
+        if peer not in (settings.pacs_ae_title, *settings.accepted_ae_titles):
+            _log.warning("a report on storage commitment from AE title %r refused: neither"
+                         " pacs_ae_title nor in accepted_ae_titles", peer)  # fmt: skip
+            return _PROCESSING_FAILURE, None  # PS3.7 10.1.1.1.8 has none that says it better
+        return on_report(event)
+
+    return handle
 
 
 def reference_of(path: Path) -> Reference:
@@ -90,6 +108,9 @@ class _Requests:
             return _NO_SUCH_ACTION
         if event.request.RequestedSOPInstanceUID != StorageCommitmentPushModelInstance:
             return _NO_SUCH_INSTANCE
+        if _too_much(event.request.ActionInformation):
+            _log.warning("a request for storage commitment from %s is too large", peer)
+            return _RESOURCE_LIMITATION
         try:
             asked = event.action_information
             transaction = str(asked.TransactionUID)
@@ -97,8 +118,6 @@ class _Requests:
         except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged dataset
             _log.warning("a request for storage commitment from %s cannot be read", peer)
             return _INVALID_VALUE
-        if len(references) > _MOST_INSTANCES:
-            return _RESOURCE_LIMITATION
         if not references or not all(UID(u).is_valid for u in chain([transaction], *references)):
             return _INVALID_VALUE
         known = self._note(peer, transaction, json.dumps(sorted(references)))
@@ -131,6 +150,9 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
     """Note what the PACS promises to keep, and what not, of what it was asked."""
     if event.event_type not in (_ALL_KEPT, _SOME_NOT_KEPT):
         return _NO_SUCH_EVENT
+    if _too_much(event.request.EventInformation):
+        _log.warning("a report on storage commitment is too large")
+        return _RESOURCE_LIMITATION
     try:
         told = event.event_information
         transaction = str(told.TransactionUID)
@@ -145,7 +167,7 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
     with records.transaction():
         asked = CommitmentRequest.get_or_none(CommitmentRequest.transaction_uid == transaction)
         if asked is None:
-            # Nobody can guess a Transaction UID of ours; the sender is not asked for more.
+            # Nobody can guess a Transaction UID of ours.
             return _NO_SUCH_INSTANCE
         for uid in json.loads(asked.instances):
             if uid not in kept:
@@ -155,6 +177,12 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
                 CommitmentRequest.id == asked.id
             ).execute()
     return _SUCCESS
+
+
+def _too_much(encoded: BytesIO | None) -> bool:
+    """Tell whether a data set, not decoded yet, would take more memory than any honest one."""
+    data = encoded.getvalue() if encoded else b""
+    return len(data) > _MOST_BYTES or any(data.count(t) > _MOST_ITEMS for t in _ITEM_TAGS)
 
 
 def _reference(item: Dataset) -> Reference:

@@ -29,6 +29,8 @@ _SLOWEST = 8 * 1024
 """Bytes a second that a sender may be slow at, beyond the seconds above."""
 _MOST_UNANSWERED = 8
 """Messages; without an asynchronous operations window (PS3.7 D.3.3.3) one is what may be."""
+_OTHER_MESSAGE = 8 * 1024**2
+"""Bytes of a message that may hold no instance: more than any command or request of ours has."""
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
 
 
@@ -42,7 +44,7 @@ class Guard:
     Parameters
     ----------
     maximum_message
-        Bytes of one DIMSE message, data set included, which are in memory until it is whole.
+        Bytes of one C-STORE message, which are in memory until it is whole; others may have less.
     clock
         Seconds, monotonic.
     """
@@ -53,6 +55,7 @@ class Guard:
         self._pdu_since: float | None = clock()
         self._message_since: float | None = None
         self._message_bytes = 0
+        self._may_store = True
         self._header = b""
         self._missing = 6
         self._first = True
@@ -120,12 +123,20 @@ class Guard:
             raise TooMuch(
                 f"a message has more than {self._maximum_message} bytes (maximum_instance_bytes)"
             )
+        if not self._may_store and self._message_bytes > _OTHER_MESSAGE:
+            raise TooMuch(
+                f"a message that may hold no instance has more than {_OTHER_MESSAGE} bytes"
+            )
         if now - self._message_since > _MESSAGE_SECONDS + self._message_bytes / _SLOWEST:
             raise TooMuch(f"a message of {self._message_bytes} bytes was not complete in time")
 
+    def message_holds_no_instance(self) -> None:
+        """Take note that the message under way is of a sort that needs little memory."""
+        self._may_store = False
+
     def message_ended(self) -> None:
         """Take note that a message is whole: the next one has time and bytes of its own."""
-        self._message_since, self._message_bytes = None, 0
+        self._message_since, self._message_bytes, self._may_store = None, 0, True
         with self._counting:
             self._unanswered += 1
 

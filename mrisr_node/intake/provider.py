@@ -19,7 +19,9 @@ from socketserver import BaseServer
 from typing import Any, cast
 
 from peewee import PeeweeException
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
@@ -187,15 +189,18 @@ class StorageProvider:
         ae.network_timeout = settings.network_timeout
         ae.dimse_timeout = settings.network_timeout
         ae.acse_timeout = 5
-        ae.add_supported_context(Verification)
+        # What pynetdicom offers unless told otherwise has Deflated in it, and decodes it whole.
+        plain = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
+        ae.add_supported_context(Verification, plain)
         for sop_class in SOP_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         # Peers ask us, and the PACS reports to us in the role of the SCP (PS3.4 J.3.3).
-        ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
         handlers: list[Any] = [
             *commitment.handlers(settings),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_REJECTED, self._on_rejection),
+            (evt.EVT_PDU_RECV, self._on_pdu),
             (evt.EVT_DIMSE_RECV, self._on_message),
             (evt.EVT_DIMSE_SENT, self._on_answer),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -244,6 +249,23 @@ class StorageProvider:
                 if called != self._settings.ae_title
                 else "rejected: too many associations (maximum_associations)"
             )
+
+    def _on_pdu(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
+        """Hold a message to little memory unless it comes where an instance may."""
+        visit = self._visit(event)
+        if visit is None or not isinstance(event.pdu, P_DATA_TF):
+            return
+        storage = {
+            context.context_id
+            for context in event.assoc.accepted_contexts
+            if context.abstract_syntax in SOP_CLASSES
+            and visit.calling in self._settings.accepted_ae_titles
+        }
+        # A fragment of another context counts, too: the one that ends the command decides.
+        if not storage.issuperset(
+            part.presentation_context_id for part in event.pdu.presentation_data_value_items
+        ):
+            visit.guard.message_holds_no_instance()
 
     def _on_message(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import IO
 
 from mrisr_node.intake.door import Door
 from mrisr_node.intake.spool import Spool
 from mrisr_node.intake.tls import server_context
+from mrisr_node.locks import claim
 from mrisr_node.settings import Settings
 
 __all__ = ["Receiver"]
@@ -24,6 +26,7 @@ class Receiver:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._door = Door(settings)
+        self._lock: IO[str] | None = None
 
     @property
     def associations(self) -> int:
@@ -41,10 +44,25 @@ class Receiver:
         Raises
         ------
         SettingsError
-            An address cannot be listened on, or the certificates cannot be used.
+            Another receiver runs on the data directory, an address cannot be listened on, or the
+            certificates cannot be used.
         """
         settings = self._settings
         server_context(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        # What looks like an earlier run's leftovers is another receiver's work, while that lives.
+        self._lock = claim(
+            settings.data_dir / "receiver.lock",
+            f"another receiver runs on {settings.data_dir}: end it, or set another data_dir",
+        )
+        try:
+            self._open()
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self) -> None:
+        settings = self._settings
         spool = Spool(settings.spool_dir, settings.quarantine_dir, settings.minimum_free_bytes)
         if leftovers := spool.clear_drafts():
             _log.warning("%d files of an earlier run, never acknowledged, removed", leftovers)
@@ -53,3 +71,9 @@ class Receiver:
     def stop(self) -> None:
         """Close the listening sockets and the associations."""
         self._door.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None

@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -31,9 +32,14 @@ _CANNOT_UNDERSTAND = 0xC000
 _MEMORY = 1536 * 1024**2
 """Address space of the child, besides three times the file: parsing and decoding copy it."""
 _SECONDS = 20.0
-"""For one file, of the clock and of the processor; and one more for every two megabytes."""
+"""Of the processor, for one file; and one more for every two megabytes."""
+_LONGEST = 120.0
+"""By the clock, for one file of any size: others wait meanwhile."""
+_END_SECONDS = 5.0
+"""For a child that says nothing more to be gone."""
 _RETIRE_AFTER = 20_000
-"""Files after which a child makes room for a fresh one: what its libraries leak goes with it."""
+"""Files after which a child makes room for a fresh one: what its libraries leak goes with it. So it
+does at once where a file has left it with half of its memory, which the next ones would lack."""
 
 
 class Screener:
@@ -70,7 +76,7 @@ class Screener:
         Rejected
             Also where the child crashed, ran out of memory or took too long.
         """
-        seconds = _SECONDS + path.stat().st_size / (2 * 1024**2)
+        seconds = min(_SECONDS + path.stat().st_size / (2 * 1024**2), _LONGEST)
         request = {
             "path": str(path),
             "sop_class_uid": sop_class_uid,
@@ -78,8 +84,14 @@ class Screener:
             "seconds": seconds,
         }
         with self._lock:
-            child = self._living()
-            answer = self._ask(child, request, seconds, meanwhile)
+            ends = time.monotonic() + min(2 * seconds, _LONGEST)
+            answer = self._ask(request, ends, meanwhile)
+            if answer is None:
+                # Out of memory elsewhere, or somebody's signal: that is not the file's fault. If
+                # it is, the next child dies, too.
+                answer = self._ask(request, ends)
+            if answer is None:
+                answer = _no_answer("was ended by a signal, twice")
         if "header" in answer:
             return Header(**answer["header"])
         raise Rejected(answer["status"], answer["reason"])
@@ -107,11 +119,12 @@ class Screener:
 
     def _ask(
         self,
-        child: subprocess.Popen[str],
         request: dict[str, Any],
-        seconds: float,
-        meanwhile: Callable[[], None],
-    ) -> dict[str, Any]:
+        ends: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any] | None:
+        """Return the child's answer, or None where a signal ended it that is no limit of ours."""
+        child, asked = self._living(), time.monotonic()
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the screening process has no pipes")
         with suppress(OSError):  # it is gone, and has no answer either
@@ -123,17 +136,29 @@ class Screener:
             # Its answer would be taken for that to the next question.
             self._end()
             raise
-        # Twice: the processor's time is what the child is limited in.
-        readable, _, _ = select.select([child.stdout], [], [], 2 * seconds)
+        left = max(0.0, ends - time.monotonic())
+        readable, _, _ = select.select([child.stdout], [], [], left)
         line = child.stdout.readline() if readable else ""
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
+            if answer.pop("spent"):
+                self._end()
             return answer
+        if readable:
+            with suppress(subprocess.TimeoutExpired):  # the status is to be its own
+                child.wait(_END_SECONDS)
         self._end()
         code = child.returncode
-        how = f"took more than {seconds:.0f} s" if not readable else f"ended with status {code}"
+        if not readable:
+            how = f"took more than {ends - asked:.0f} s"
+        elif code == -signal.SIGXCPU:
+            how = f"took more than {request['seconds']:.0f} s of the processor"
+        else:
+            how = f"ended with status {code}"
         _log.warning("screening a file %s; its process was started anew", how)
-        return {"status": _CANNOT_UNDERSTAND, "reason": f"the process that looked at it {how}"}
+        if readable and code < 0 and code != -signal.SIGXCPU:
+            return None
+        return _no_answer(how)
 
     def _end(self) -> None:
         child, self._child = self._child, None
@@ -145,6 +170,10 @@ class Screener:
             if pipe:
                 with suppress(OSError):  # what was not flushed has no reader any more
                     pipe.close()
+
+
+def _no_answer(how: str) -> dict[str, Any]:
+    return {"status": _CANNOT_UNDERSTAND, "reason": f"the process that looked at it {how}"}
 
 
 def main() -> int:
@@ -164,9 +193,15 @@ def main() -> int:
             answer: dict[str, Any] = {"header": asdict(header)}
         except Rejected as error:
             answer = {"status": error.status, "reason": str(error)}
+        answer["spent"] = _address_space() > _MEMORY // 2
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     return 0
+
+
+def _address_space() -> int:
+    """Return the bytes that the limit counts, with those that a decoder has not given back."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _limit(kind: int, value: int) -> None:

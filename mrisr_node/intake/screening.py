@@ -49,6 +49,12 @@ TRANSFER_SYNTAXES = (
     JPEG2000,
 )
 
+# Of what stands before the pixel data, which others read without a child and its limits. The
+# functional groups of a few thousand frames have less; an item takes two kilobytes in pydicom.
+_MOST_HEADER = 32 * 1024**2
+_MOST_ITEMS = 250_000
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
+
 # PS3.5 9.1: components of digits without leading zeros, 64 characters in all.
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
@@ -115,6 +121,7 @@ def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Head
         raise Rejected(0xA900, "SOP class or instance UID differ between command and dataset")
     if dataset.file_meta.TransferSyntaxUID not in TRANSFER_SYNTAXES:
         raise Rejected(0xC000, "a transfer syntax that is not accepted")
+    _check_header_size(file)
     check_pixel_data(file, dataset)
     return Header(
         sop_instance_uid=found["SOPInstanceUID"],
@@ -123,6 +130,22 @@ def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Head
         modality=_text(dataset, "Modality"),
         description=_text(dataset, "SeriesDescription"),
     )
+
+
+def _check_header_size(file: BinaryIO) -> None:
+    """Refuse a header that would fill memory, at the place of the file where it ends."""
+    size = file.tell()
+    if size > _MOST_HEADER:
+        raise Rejected(
+            0xC000, f"{size} bytes before the pixel data; at most {_MOST_HEADER} are accepted"
+        )
+    file.seek(0)
+    header = file.read(size)
+    items = max(header.count(tag) for tag in _ITEM_TAGS)
+    if items > _MOST_ITEMS:
+        raise Rejected(
+            0xC000, f"{items} items in sequences of the header; at most {_MOST_ITEMS} are accepted"
+        )
 
 
 def _text(dataset: Dataset, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -13,7 +13,15 @@ from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
 
-__all__ = ["SelectionRules", "select", "unsuitable_kind"]
+__all__ = ["SELECTION_TAGS", "SelectionRules", "select", "unsuitable_kind"]
+
+SELECTION_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PhotometricInterpretation",
+    "BodyPartExamined", "ContributingEquipmentSequence", "Rows", "Columns", "PixelSpacing",
+    "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+"""All that `select` and `read_acquisition` look at."""
 
 # ImageType (PS3.3 C.8.3.1.1.1, C.8.16.1 and vendors' own values) of what is no magnitude image of
 # anatomy, with the words for the reader.
@@ -72,13 +80,14 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
     return None
 
 
-def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
+def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     """Return the acquired volume of a series that super-resolution should be made of.
 
     Parameters
     ----------
     datasets
-        Every instance of the series; pixel data are not looked at.
+        Every instance of the series; pixel data are not looked at. They are taken one by one, so
+        that they need not be in memory together.
 
     Raises
     ------
@@ -87,16 +96,7 @@ def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
     ConversionError
         It is one, and its slices make no regular volume, or a header cannot be read.
     """
-    for dataset in datasets:
-        try:
-            reason = _unsuitable(dataset)
-        except Exception as error:  # pydicom raises anything on a damaged header
-            raise ConversionError(
-                f"a header of the series cannot be read ({type(error).__name__}); send it again"
-            ) from error
-        if reason:
-            raise NotEligible(reason)
-    acquisition = read_acquisition(datasets)
+    acquisition = read_acquisition(_suitable(datasets))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
     if count < rules.minimum_slices:
         raise NotEligible(f"{count} slices; at least {rules.minimum_slices} make a volume")
@@ -106,6 +106,20 @@ def select(datasets: Sequence[Dataset], rules: SelectionRules) -> Acquisition:
             f"the slices are {distance:.2f} mm apart at {spacing:.2f} mm in-plane: thin already"
         )
     return acquisition
+
+
+def _suitable(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
+    """Pass on instances of a kind that is processed; raise at the first of another."""
+    for dataset in datasets:
+        try:
+            reason = _unsuitable(dataset)
+        except Exception as error:  # pydicom raises anything on a damaged header
+            raise ConversionError(
+                f"a header of the series cannot be read ({type(error).__name__}); send it again"
+            ) from error
+        if reason:
+            raise NotEligible(reason)
+        yield dataset
 
 
 def _unsuitable(dataset: Dataset) -> str | None:

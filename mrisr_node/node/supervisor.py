@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import signal
 import socket
@@ -23,6 +22,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at import
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.locks import claim
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
@@ -339,13 +339,7 @@ def is_running(data_dir: Path) -> bool:
 
 def _claim(data_dir: Path) -> IO[str]:
     """Return the open lock file, which belongs to one node at a time."""
-    file = (data_dir / _LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise SettingsError(f"another node runs on {data_dir}") from error
-    return file
+    return claim(data_dir / _LOCK, f"another node runs on {data_dir}")
 
 
 def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -1,0 +1,28 @@
+"""One process at a time: a lock on a file, which ends with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from mrisr_node.errors import SettingsError
+
+__all__ = ["claim"]
+
+
+def claim(path: Path, taken: str) -> IO[str]:
+    """Return the open lock file; whoever holds it has it to itself until it is closed.
+
+    Raises
+    ------
+    SettingsError
+        Somebody else has it; the message is `taken`.
+    """
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise SettingsError(taken) from error
+    return file
