@@ -123,6 +123,11 @@ class Guard:
         if now - self._message_since > _MESSAGE_SECONDS + self._message_bytes / _SLOWEST:
             raise TooMuch(f"a message of {self._message_bytes} bytes was not complete in time")
 
+    @property
+    def in_message(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._message_since is not None
+
     def message_ended(self) -> None:
         """Take note that a message is whole: the next one has time and bytes of its own."""
         self._message_since, self._message_bytes = None, 0

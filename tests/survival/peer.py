@@ -10,6 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageS
 from pynetdicom.dsutils import encode
 
 APPLICATION = b"1.2.840.10008.3.1.1.1"
+A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ABORT = 2, 3, 7
+"""Types of PDU (PS3.8 9.3)."""
 VERIFICATION = "1.2.840.10008.1.1"
 
 
@@ -127,9 +129,8 @@ class Peer:
 
     def closed(self) -> bool:
         """Wait for the other side to close, whatever it says before."""
-        while (kind := self.answer()) is not None:
-            if kind == 7:
-                continue
+        while self.answer() is not None:
+            continue
         return True
 
     def establish(self, sop_class: str = MRImageStorage, transfer: str = ExplicitVRLittleEndian,
