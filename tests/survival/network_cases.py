@@ -18,6 +18,8 @@ from tests.survival.peer import (
     A_ABORT,
     A_ASSOCIATE_AC,
     A_ASSOCIATE_RJ,
+    CLASS_REFUSED,
+    SYNTAXES_REFUSED,
     Peer,
     associate_request,
     context,
@@ -371,11 +373,14 @@ def wrong_titles(target: Target) -> str:
 
 
 def _nothing_accepted(target: Target, sop_class: str, transfer: str) -> None:
-    """Propose one context; PS3.8 has an association without any accepted, which we abort."""
+    """Propose one context, have it refused, and send a command on it nevertheless."""
     with Peer(target.port) as peer, _within(AT_ONCE):
         request = associate_request(context(1, sop_class, transfer), user_information())
         peer.send(request)
         assert peer.answer() == A_ASSOCIATE_AC
+        assert peer.result() in (CLASS_REFUSED, SYNTAXES_REFUSED)
+        peer.send(p_data(store_command(generate_uid(), sop_class), command=True))
+        peer.send(p_data(target.instance[0], command=False))
         assert peer.answer() == A_ABORT
 
 
@@ -384,13 +389,13 @@ def wrong_syntax(target: Target) -> str:
     _nothing_accepted(target, MRImageStorage, DEFLATED)
     _nothing_accepted(target, "1.2.840.10008.5.1.4.1.1.2", ExplicitVRLittleEndian)
     _nothing_accepted(target, "1.2.3", "1.2.3")
-    return "not accepted, aborted at once"
+    return "context refused; aborted at once when it is used"
 
 
 def deflated_commitment(target: Target) -> str:
     """Storage Commitment, deflated."""
     _nothing_accepted(target, "1.2.840.10008.1.20.1", DEFLATED)
-    return "not accepted, aborted at once"
+    return "context refused; aborted at once when it is used"
 
 
 def mixed_syntax(target: Target) -> str:

@@ -191,11 +191,12 @@ def _as_sent(path: Path) -> tuple[bytes, str, str, str]:
 def test_series_of_odd_objects_end_with_a_reason_and_good_ones_go_on(
     settings, receiver, sample, monkeypatch
 ):
-    accepted = [case for case in OBJECT_CASES if case.status == ACCEPTED]
     named = {}
-    for case in accepted:
+    for case in OBJECT_CASES:
+        if case.status != ACCEPTED:
+            continue
         uid = generate_uid()
-        named[uid] = case.name
+        named[uid] = case
         for path in sample.paths:
             data, instance = case.make(honest(path, uid))
             assert _sent(settings, data, instance, case.transfer) == ACCEPTED
@@ -203,19 +204,23 @@ def test_series_of_odd_objects_end_with_a_reason_and_good_ones_go_on(
     def far_enough(_):
         raise StageError("converted")
 
+    # Until here only: a head of these few slices has no plausible brain.
     monkeypatch.setitem(pipeline._STAGES, Stage.BRAIN, far_enough)
     Assembly(settings, clock=lambda: time.time() + 3600).sweep()
     worker = Worker(settings)
     for job in list(Job.select()):
         worker.advance(Queue.CPU, job.id)
     ends = {}
-    for uid, name in named.items():
+    for uid, case in named.items():
         series = Series.get(Series.series_instance_uid == uid)
-        ends[name] = (series.state, series.reason)
-        assert series.state in (State.SKIPPED, State.FAILED), ends[name]
-        assert series.reason
-    assert ends["an honest one"] == (State.FAILED, "brain: converted")
-    assert "converted" not in ends["positions all alike"][1]
+        ends[case.name] = f"{series.state}: {series.reason}"
+    wrong = {
+        case.name: ends[case.name]
+        for case in named.values()
+        if (case.end or "failed: brain: converted") not in ends[case.name]
+    }
+    assert not wrong
+    assert {State.FAILED, State.SKIPPED} >= {end.partition(":")[0] for end in ends.values()}
     # Refused in words, and not stumbled over.
     known = {kind.__name__ for kind in _kinds(NodeError)}
     assert {failure.kind for failure in Failure.select()} <= known
