@@ -58,6 +58,11 @@ class ReceiverProcess:
             raise
 
     @property
+    def pid(self) -> int:
+        """The process with the door; the others are its children."""
+        return self._process.pid
+
+    @property
     def processes(self) -> set[int]:
         """The door's own process, and those that serve associations."""
         return {self._process.pid, *(child.pid for child in self._process.children())}
