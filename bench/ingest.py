@@ -32,11 +32,13 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
-from mrisr_node.intake.receiver import Receiver
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from mrisr_node.node.orthanc import OrthancProcess, storage_of
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings, load_settings
+from tests.survival.process import ReceiverProcess
 
 _HANDLER = """
 import os, sys
@@ -154,12 +156,10 @@ def _wait_for(port: int) -> None:
 def ours(settings: Settings) -> Iterator[list[int]]:
     """Run this receiver."""
     open_records(settings.database_path)
-    receiver = Receiver(settings)
-    receiver.start()
-    # The door lives in this process; its receiver processes are its children.
-    time.sleep(3)
-    yield receiver.processes
-    receiver.stop()
+    with ReceiverProcess(settings, settings.data_dir / "receiver.log") as receiver:
+        time.sleep(3)
+        # The process with the door, and the rounds of `mrisr-node receive`; the others are below.
+        yield [receiver.pid]
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def _compare(run: Path, folders: list[Path]) -> None:
     handler.write_text(_HANDLER)
     settings = load_settings(
         data_dir=run / "ours", receiver_port=free_port(), orthanc_http_port=free_port(),
-        pacs_port=free_port(), minimum_free_bytes=0,
+        pacs_port=free_port(), minimum_free_bytes=0, log_format="json",
     )  # fmt: skip
     bare, unsynced, storescp = free_port(), free_port(), free_port()
     for part in ("bare", "unsynced", "storescp"):

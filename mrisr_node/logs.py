@@ -127,9 +127,7 @@ def start_logging(process: str = "", form: LogFormat = LogFormat.AUTO) -> None:
     warnings.filterwarnings("ignore", module=_MUTE)
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
-    threading.excepthook = lambda of: _log_uncaught(
-        of.exc_type, of.exc_value or of.exc_type(), of.exc_traceback
-    )
+    threading.excepthook = _log_thread
 
 
 def _told(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -198,3 +196,13 @@ def _log_uncaught(
         sys.__excepthook__(kind, error, trace)
         return
     logging.getLogger("mrisr_node").critical("ended by an error", exc_info=(kind, error, trace))
+
+
+def _log_thread(of: threading.ExceptHookArgs) -> None:
+    """Log the end of a thread; its process goes on."""
+    error = of.exc_value or of.exc_type()
+    logging.getLogger("mrisr_node").error(
+        "thread %s ended by an error",
+        of.thread.name if of.thread else "?",
+        exc_info=(of.exc_type, error, of.exc_traceback),
+    )

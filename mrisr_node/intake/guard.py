@@ -134,6 +134,11 @@ class Guard:
         """Take note that the message under way is of a sort that needs little memory."""
         self._may_store = False
 
+    @property
+    def in_message(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._message_since is not None
+
     def message_ended(self) -> None:
         """Take note that a message is whole: the next one has time and bytes of its own."""
         self._message_since, self._message_bytes, self._may_store = None, 0, True

@@ -21,7 +21,7 @@ from typing import Any, cast
 from peewee import PeeweeException
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
-from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ, P_DATA_TF
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
@@ -46,6 +46,8 @@ _SUCCESS = 0x0000
 _DUPLICATE = 0x0111
 _NOT_AUTHORISED = 0x0124
 _OUT_OF_RESOURCES = 0xA700
+_PROVIDER = 2
+"""Source of an A-ABORT (PS3.8 9.3.8): the upper layer, where 0 is whoever uses it."""
 
 
 @dataclass
@@ -56,12 +58,30 @@ class _Visit:
     guard: Guard
     since: float = field(default_factory=time.monotonic)
     calling: str = ""
-    rejected: str = ""
+    reason: str = ""
+    """Why it ended, where the upper layer knows; the first one that is found counts."""
+    released: bool = False
+    heard: float = field(default_factory=time.monotonic)
+    """When its last PDU came."""
     answers: dict[str, int] = field(default_factory=dict)
 
     def answered(self, status: int) -> None:
         key = f"0x{status:04X}"
         self.answers[key] = self.answers.get(key, 0) + 1
+
+    def ending(self, why: str) -> str:
+        """Return why it ended; nothing where it ended as it should.
+
+        Parameters
+        ----------
+        why
+            What the socket says.
+        """
+        if self.reason or why or self.released:
+            return "; ".join(words for words in (self.reason, why) if words)
+        if self.guard.in_message:
+            return "its last message was unfinished, or could not be read"
+        return "it ended without a release"
 
 
 class HandedOverServer(ThreadedAssociationServer):
@@ -153,7 +173,7 @@ class HandedOverServer(ThreadedAssociationServer):
             time.monotonic() - visit.since,
             f"answered {answers}" if answers else "nothing stored",
             visit.guard.received_bytes,
-            "".join(f"; {words}" for words in (visit.rejected, why) if words),
+            f"; {ending}" if (ending := visit.ending(why)) else "",
         )
         try:
             self._channel.send(json.dumps({"ended": number}).encode())
@@ -201,6 +221,7 @@ class StorageProvider:
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_PDU_RECV, self._on_pdu),
+            (evt.EVT_PDU_SENT, self._on_our_pdu),
             (evt.EVT_DIMSE_RECV, self._on_message),
             (evt.EVT_DIMSE_SENT, self._on_answer),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -244,17 +265,24 @@ class StorageProvider:
     def _on_rejection(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):
             called = _printable(event.assoc.requestor.primitive.called_ae_title)
-            visit.rejected = (
+            visit.reason = (
                 f"rejected: it called {called!r}, and ae_title is {self._settings.ae_title!r}"
                 if called != self._settings.ae_title
                 else "rejected: too many associations (maximum_associations)"
             )
 
     def _on_pdu(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
-        """Hold a message to little memory unless it comes where an instance may."""
-        visit = self._visit(event)
-        if visit is None or not isinstance(event.pdu, P_DATA_TF):
+        if not (visit := self._visit(event)):
             return
+        visit.heard = time.monotonic()
+        visit.released |= isinstance(event.pdu, A_RELEASE_RQ)
+        if isinstance(event.pdu, A_ABORT_RQ):
+            visit.reason = visit.reason or "aborted by its peer"
+        if isinstance(event.pdu, P_DATA_TF):
+            self._limit_memory(event, visit)
+
+    def _limit_memory(self, event: Any, visit: _Visit) -> None:  # noqa: ANN401 - pynetdicom's event
+        """Hold a message to little memory unless it comes where an instance may."""
         storage = {
             context.context_id
             for context in event.assoc.accepted_contexts
@@ -266,6 +294,20 @@ class StorageProvider:
             part.presentation_context_id for part in event.pdu.presentation_data_value_items
         ):
             visit.guard.message_holds_no_instance()
+
+    def _on_our_pdu(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
+        visit = self._visit(event)
+        if visit is None or not isinstance(event.pdu, A_ABORT_RQ):
+            return
+        if not event.assoc.accepted_contexts:
+            words = "aborted: none of what it proposed is accepted"
+        elif event.pdu.source == _PROVIDER:
+            words = "aborted: it sent what is no PDU, or no message, of an association"
+        elif time.monotonic() - visit.heard >= self._settings.network_timeout:
+            words = "aborted: silent for longer than network_timeout"
+        else:
+            words = "aborted: it asked for what there is no service for, or the receiver ends"
+        visit.reason = visit.reason or words
 
     def _on_message(self, event: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):

@@ -133,8 +133,14 @@ def _unsuitable(dataset: Dataset) -> str | None:
     )
     if reason:
         return reason
-    if str(dataset.get("PhotometricInterpretation") or "") not in ("MONOCHROME1", "MONOCHROME2"):
-        return "a colour image"
+    match str(dataset.get("PhotometricInterpretation") or ""):
+        case "MONOCHROME1":
+            # What is bright there has low values, and every stage takes high ones for signal.
+            return "an inverted image (PhotometricInterpretation MONOCHROME1)"
+        case "MONOCHROME2":
+            pass
+        case _:
+            return "a colour image"
     part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
     return None if part in _HEADS else f"body part {part}: only heads are processed"
 

@@ -233,7 +233,13 @@ def _possible(s: Slice) -> None:
 
 
 def rescales_of(dataset: Dataset) -> list[tuple[float, float]]:
-    """Return RescaleSlope and RescaleIntercept of an instance, or of each of its frames."""
+    """Return RescaleSlope and RescaleIntercept of an instance, or of each of its frames.
+
+    Raises
+    ------
+    ConversionError
+        They give no values: the slope is zero, or one of them no number.
+    """
     name = "PixelValueTransformationSequence"
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
@@ -245,8 +251,15 @@ def rescales_of(dataset: Dataset) -> list[tuple[float, float]]:
 
 def _rescale(holders: Sequence[Dataset]) -> tuple[float, float]:
     for holder in holders:
-        if holder.get("RescaleSlope"):
-            return float(holder.RescaleSlope), float(holder.get("RescaleIntercept") or 0)
+        stated = holder.get("RescaleSlope")
+        if stated not in (None, ""):
+            slope, intercept = float(stated), float(holder.get("RescaleIntercept") or 0)
+            if slope == 0 or not np.isfinite([slope, intercept]).all():
+                raise ConversionError(
+                    f"RescaleSlope {slope:g} with RescaleIntercept {intercept:g} gives no values;"
+                    " send the series with a rescale that it can be read with"
+                )
+            return slope, intercept
     return 1.0, 0.0
 
 

@@ -73,6 +73,8 @@ def convert(paths: Sequence[Path]) -> Conversion:
             np.asarray(stored.dataobj, dtype=np.float32), np.asarray(stored.affine), acquisition
         )
     _same_voxels(data, datasets, acquisition)
+    if data.min() == data.max():
+        raise ConversionError(f"the series holds no signal: every voxel is {data.min():g}")
     return Conversion(
         volume=Volume(data, acquisition.affine),
         acquisition=acquisition,

@@ -42,6 +42,8 @@ class ObjectCase:
     make: Callable[[FileDataset], tuple[bytes, str]]
     status: int
     transfer: str = ExplicitVRLittleEndian
+    end: str | None = None
+    """What a series of such objects ends with; None: it is converted, voxel by voxel as stored."""
 
 
 def _changed(**values: object) -> Callable[[FileDataset], tuple[bytes, str]]:
@@ -182,12 +184,31 @@ def _odd_pixels(dataset: FileDataset) -> tuple[bytes, str]:
     return encoded(dataset), str(dataset.SOPInstanceUID)
 
 
+def _longer_pixels(dataset: FileDataset) -> tuple[bytes, str]:
+    """A byte more than the header describes, so that the length is odd (PS3.5 7.1.1 forbids it)."""
+    whole = encoded(dataset)
+    place = whole.rindex(b"\xe0\x7f\x10\x00OW")
+    pixels = _element((0x7FE0, 0x0010), b"OW", dataset.PixelData + b"\0")
+    return whole[:place] + pixels, str(dataset.SOPInstanceUID)
+
+
+def _signed(dataset: FileDataset) -> tuple[bytes, str]:
+    """Values below zero, stored as two's complement."""
+    dataset.PixelRepresentation = 1
+    dataset.PixelData = (dataset.pixel_array.astype("<i2") - 300).tobytes()
+    return encoded(dataset), str(dataset.SOPInstanceUID)
+
+
 def _all_zero(dataset: FileDataset) -> tuple[bytes, str]:
     dataset.PixelData = bytes(len(dataset.PixelData))
     return encoded(dataset), str(dataset.SOPInstanceUID)
 
 
 _TRAVERSAL = "../../../../etc/passwd"
+_FORMULA = "=1+1\r\n2026 INFO all is well"
+_NAN = float("nan")
+_IMPOSSIBLE = "is not a possible one"
+_SLOPE = "RescaleSlope"
 _LONG = "1." + "2" * 70
 
 OBJECT_CASES = [
@@ -251,24 +272,67 @@ OBJECT_CASES = [
     ),
     ObjectCase("a name with script", _changed(PatientName="<script>alert(1)</script>"), ACCEPTED),
     ObjectCase(
-        "a description with CRLF and a formula",
-        _changed(SeriesDescription="=1+1\r\n2026 INFO all is well"),
-        ACCEPTED,
+        "a description with CRLF and a formula", _changed(SeriesDescription=_FORMULA), ACCEPTED
     ),
+    ObjectCase("a name with CRLF and a formula", _changed(PatientName=_FORMULA), ACCEPTED),
     ObjectCase("a name of 64 KiB", _changed(PatientName="N" * 65_000), ACCEPTED),
     ObjectCase(
-        "pixel spacing that is no number", _changed(PixelSpacing=[float("nan"), 0.0]), ACCEPTED
-    ),
-    ObjectCase("pixel spacing of zero", _changed(PixelSpacing=[0, 0], SliceThickness=0), ACCEPTED),
-    ObjectCase("positions all alike", _changed(ImagePositionPatient=[0, 0, 0]), ACCEPTED),
-    ObjectCase("a position that is no number", _changed(ImagePositionPatient=["1", "2"]), ACCEPTED),
-    ObjectCase("all pixels zero", _all_zero, ACCEPTED),
-    ObjectCase("zero slope", _changed(RescaleSlope=0, RescaleIntercept=0), ACCEPTED),
-    ObjectCase("orientation of zeros", _changed(ImageOrientationPatient=[0] * 6), ACCEPTED),
-    ObjectCase(
-        "MONOCHROME1, signed",
-        _changed(PhotometricInterpretation="MONOCHROME1", PixelRepresentation=1),
+        "pixel spacing that is no number",
+        _changed(PixelSpacing=[_NAN, 0.0]),
         ACCEPTED,
+        end=_IMPOSSIBLE,
+    ),
+    ObjectCase(
+        "pixel spacing of zero",
+        _changed(PixelSpacing=[0, 0], SliceThickness=0),
+        ACCEPTED,
+        end=_IMPOSSIBLE,
+    ),
+    ObjectCase(
+        "positions all alike",
+        _changed(ImagePositionPatient=[0, 0, 0]),
+        ACCEPTED,
+        end="images lie at only 1 slice positions",
+    ),
+    ObjectCase(
+        "a position of two numbers",
+        _changed(ImagePositionPatient=["1", "2"]),
+        ACCEPTED,
+        end="do not say where in the patient they lie",
+    ),
+    ObjectCase(
+        "a position that is no number",
+        _changed(ImagePositionPatient=[0, _NAN, 0]),
+        ACCEPTED,
+        end=_IMPOSSIBLE,
+    ),
+    ObjectCase(
+        "an orientation that is no number",
+        _changed(ImageOrientationPatient=[1, 0, 0, 0, _NAN, 0]),
+        ACCEPTED,
+        end=_IMPOSSIBLE,
+    ),
+    ObjectCase(
+        "orientation of zeros",
+        _changed(ImageOrientationPatient=[0] * 6),
+        ACCEPTED,
+        end="are no directions at all",
+    ),
+    ObjectCase(
+        "a slope that is no number",
+        _changed(RescaleSlope=_NAN, RescaleIntercept=0),
+        ACCEPTED,
+        end=_SLOPE,
+    ),
+    ObjectCase("zero slope", _changed(RescaleSlope=0, RescaleIntercept=0), ACCEPTED, end=_SLOPE),
+    ObjectCase("all pixels zero", _all_zero, ACCEPTED, end="every voxel is 0"),
+    ObjectCase("pixel data of odd length, a byte too many", _longer_pixels, ACCEPTED),
+    ObjectCase("signed pixels", _signed, ACCEPTED),
+    ObjectCase(
+        "MONOCHROME1",
+        _changed(PhotometricInterpretation="MONOCHROME1"),
+        ACCEPTED,
+        end="MONOCHROME1",
     ),
     ObjectCase("12 bits in 16", _changed(BitsStored=12, HighBit=11), ACCEPTED),
     ObjectCase(

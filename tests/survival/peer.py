@@ -10,6 +10,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageS
 from pynetdicom.dsutils import encode
 
 APPLICATION = b"1.2.840.10008.3.1.1.1"
+A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ABORT = 2, 3, 7
+"""Types of PDU (PS3.8 9.3)."""
+CLASS_REFUSED, SYNTAXES_REFUSED = 3, 4
+"""Results for a presentation context (PS3.8 9.3.3.2)."""
 VERIFICATION = "1.2.840.10008.1.1"
 
 
@@ -125,11 +129,14 @@ class Peer:
         self.body = self._exactly(length) or b""
         return int(kind)
 
+    def result(self) -> int:
+        """Return the result for the one context of an A-ASSOCIATE-AC that was just received."""
+        return self.body[self.body.index(b"\x21\x00") + 6]
+
     def closed(self) -> bool:
         """Wait for the other side to close, whatever it says before."""
-        while (kind := self.answer()) is not None:
-            if kind == 7:
-                continue
+        while self.answer() is not None:
+            continue
         return True
 
     def establish(self, sop_class: str = MRImageStorage, transfer: str = ExplicitVRLittleEndian,
