@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from peewee import PeeweeException
 
@@ -26,8 +25,9 @@ from mrisr_node.errors import (
     StageError,
 )
 from mrisr_node.intake.spool import Spool
-from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
+from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import (
     LEASE_SECONDS,
     SENDING,
@@ -39,6 +39,7 @@ from mrisr_node.jobs.stages import (
     state_of,
     worker_name,
 )
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.logs import words_of
 from mrisr_node.records import (
     ACTIVE,
@@ -52,6 +53,7 @@ from mrisr_node.records import (
     StateError,
 )
 from mrisr_node.settings import Recipe, Settings
+from mrisr_node.superres.peak_memory import own_peak, reset_own_peak
 
 __all__ = ["Worker"]
 
@@ -123,9 +125,10 @@ class Worker:
                 _log.info("job %d is no longer ours, or no longer wanted", job.id)
                 self._leave(job)
                 return
+            except ResultGone as error:
+                self._begin_anew(job, stage, error)
+                return
             except (NotEligible, SeriesError, StageError) as error:
-                if isinstance(error, ResultGone):
-                    job.stage = ""  # the next try begins at the first stage
                 self._end(job, State.FAILED, f"{stage.value}: {error}")
                 return
             except DeliveryError as error:
@@ -172,7 +175,7 @@ class Worker:
                 f"died {job.attempts} times (killed, or out of memory); the worker's log says more"
             )
         _log.info("job %d: %s", job.id, stage.value)
-        _reset_peak_memory()
+        measured = reset_own_peak()
         started = time.monotonic()
         workspace = Workspace(
             folder=self._settings.work_dir / str(job.id),
@@ -184,6 +187,7 @@ class Worker:
         )
         try:
             run_stage(stage, workspace)
+            known = outcome(workspace)
         except (_Superseded, StateError, NotYet):
             raise  # nothing failed: the series moved on, or the PACS still has time to answer
         except Exception as error:
@@ -191,8 +195,7 @@ class Worker:
             Failure.create(series=job.series_id, stage=stage.value, kind=kind)
             raise
         run.seconds, run.finished = time.monotonic() - started, True
-        run.peak_bytes = _peak_memory()
-        known = outcome(workspace)
+        run.peak_bytes = own_peak() if measured else None
         job.outcome = json.dumps(known)
         if stage is Stage.WRITE:
             job.result_series_uid = known["result"]["series_instance_uid"]
@@ -236,6 +239,22 @@ class Worker:
         delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
         job.not_before = time.time() + delay
         self._wait(job, f"{stage.value}: {words}", delay)
+
+    def _begin_anew(self, job: Job, stage: Stage, error: ResultGone) -> None:
+        """Compute a job anew, once by itself: a disk that damages all the time needs a look."""
+        gone = Failure.select().where(
+            Failure.series == job.series_id, Failure.kind == ResultGone.__name__,
+            Failure.at >= job.created_at,
+        )  # fmt: skip
+        job.stage = ""
+        words = f"{stage.value}: {error}"
+        with records.transaction():
+            if gone.count() > 1:
+                self._end(job, State.FAILED, f"{words}; try again, and it is computed anew")
+                return
+            if self._end(job, State.FAILED, words):
+                retry(job.series_id, f"{words}; it is computed anew")
+        self._queues.send(queue_of(_current(job)), job.id)
 
     def _wait(self, job: Job, reason: str, delay: float) -> None:
         """Let go of a job until its next try, and say why."""
@@ -362,21 +381,3 @@ class _ProgressWriter:
             self._written = now
             self._require()
             Job.update(progress=part).where(Job.id == self._job_id).execute()
-
-
-def _reset_peak_memory() -> None:
-    """Start measuring the peak anew (Linux: 5 in clear_refs resets VmHWM)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak_memory() -> int | None:
-    """Return the largest resident size since the reset, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return kilobytes[0] * 1024 if kilobytes else None
