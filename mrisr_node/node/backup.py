@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from peewee import fn
 from pydantic import BaseModel, Field
 
 from mrisr_node import __version__, records
@@ -314,7 +315,13 @@ def _begin_anew(path: Path) -> None:
                 not_before=0.0,
                 lease_owner=None,
                 lease_until=0.0,
-            ).where(Job.delivered_at.is_null()).execute()
+            ).execute()
+            # Its result may be in the PACS, and only its promise missing: shown and asked for again.
+            active = Series.select(Series.id).where(Series.state.in_([s.value for s in ACTIVE]))
+            newest = Job.select(fn.MAX(Job.id)).where(Job.series.in_(active)).group_by(Job.series)
+            Job.update(delivered_at=None, committed_at=None).where(
+                Job.id.in_([job for (job,) in newest.tuples()])
+            ).execute()
             now, reason = time.time(), "restored from a backup"
             for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
                 to = State.QUEUED if series.copies_deleted_at is None else State.RECEIVING

@@ -17,6 +17,7 @@ from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.quarantine import Quarantine
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover, retry
 from mrisr_node.jobs.stages import Queue
@@ -121,6 +122,31 @@ def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
     assert recover(Queues(elsewhere)) == 1  # the other has its message already
     assert Queues(elsewhere).waiting(Queue.CPU) == {1, 2}
     assert {(job.stage, job.attempts, job.lease_owner) for job in Job.select()} == {("", 0, None)}
+
+
+def test_a_result_that_waits_for_its_promise_begins_anew(settings, elsewhere, tmp_path):
+    series = Series.get()
+    for state in (State.COMPLETE, State.QUEUED, State.PREPARING, State.RESOLVING,
+                  State.DELIVERING):  # fmt: skip
+        series.move(state)
+    earlier = Job.create(series=series, recipe="native", delivered_at=1.0, committed_at=2.0)
+    waiting = Job.create(series=series, recipe="native", stage="commit", delivered_at=3.0,
+                         lease_owner="here:1:x", lease_until=time.time() + 999)  # fmt: skip
+    # One that failed while its promise was asked for keeps no result, either.
+    failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
+    refused = Job.create(series=failed, recipe="native", stage="commit", delivered_at=4.0)
+    restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
+    open_records(elsewhere.database_path)
+    waiting, refused = Job.get_by_id(waiting.id), Job.get_by_id(refused.id)
+    assert Series.get_by_id(series.id).state == State.QUEUED
+    assert (waiting.stage, waiting.lease_owner, waiting.delivered_at) == ("", None, None)
+    assert refused.stage == ""
+    assert dead_letters() == []
+    # What the PACS got before stays in view.
+    assert Job.get_by_id(earlier.id).committed_at == 2.0
+    Queues(elsewhere)._hueys[Queue.CPU].flush()
+    recover(Queues(elsewhere))
+    assert Queues(elsewhere).waiting(Queue.CPU) == {waiting.id}
 
 
 def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
