@@ -316,12 +316,10 @@ def _begin_anew(path: Path) -> None:
                 lease_owner=None,
                 lease_until=0.0,
             ).execute()
-            # Its result may be in the PACS, and only its promise missing: shown and asked for again.
+            # A result may be in the PACS, and only its promise missing: both are asked for again.
             active = Series.select(Series.id).where(Series.state.in_([s.value for s in ACTIVE]))
             newest = Job.select(fn.MAX(Job.id)).where(Job.series.in_(active)).group_by(Job.series)
-            Job.update(delivered_at=None, committed_at=None).where(
-                Job.id.in_([job for (job,) in newest.tuples()])
-            ).execute()
+            Job.update(delivered_at=None, committed_at=None).where(Job.id.in_(newest)).execute()
             now, reason = time.time(), "restored from a backup"
             for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
                 to = State.QUEUED if series.copies_deleted_at is None else State.RECEIVING

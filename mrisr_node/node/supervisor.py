@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,8 @@ class _Child:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    with suppress(OSError):  # a full disk below it is no reason to end
+        print(line, flush=True)
 
 
 class Node:
@@ -235,7 +236,7 @@ class Node:
         elif now >= child.not_before:
             try:
                 self._start(child)
-            except NodeError as error:
+            except (NodeError, OSError) as error:  # OSError: a full disk, for one, and not for ever
                 child.not_before = now + child.delay
                 self._say(f"{child.name}: {error}")
                 return
@@ -271,8 +272,9 @@ class Node:
 
     def _tell_reaper(self, sign: str, group: int) -> None:
         if self._reaper and self._reaper.stdin and self._reaper.poll() is None:
-            self._reaper.stdin.write(f"{sign}{group}\n")
-            self._reaper.stdin.flush()
+            with suppress(BrokenPipeError):  # it has just died
+                self._reaper.stdin.write(f"{sign}{group}\n")
+                self._reaper.stdin.flush()
 
     def _pacs_answers(self) -> bool:
         auth = (self.settings.orthanc_username, self.settings.pacs_password())
