@@ -23,6 +23,8 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at import
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.node import logfiles
+from mrisr_node.node.logfiles import open_log, rotate
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
@@ -45,7 +47,6 @@ _LONGEST_DELAY = 60.0
 _HEALTHY_SECONDS = 300.0
 """A process that lived so long is restarted without delay again."""
 _LOCK = "node.lock"
-_LOG_BYTES = 20 * 1024**2
 _ANY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 
 
@@ -185,9 +186,14 @@ class Node:
         try:
             self._start_all()
             self._started.set()
+            rotated = time.monotonic()
             while not self._stopping.wait(0.2):
                 for child in self._children:
                     self._mend(child)
+                if time.monotonic() - rotated >= logfiles.ROTATE_EVERY:
+                    rotated = time.monotonic()
+                    logs = self.settings.data_dir / "logs"
+                    rotate(logs / f"{child.name}.log" for child in self._children)
         except (NodeError, OSError) as error:
             self._error = error
         finally:
@@ -352,10 +358,7 @@ def _claim(data_dir: Path) -> IO[str]:
 
 def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only the supervisor."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_suffix(".old.log"))
-    with log.open("ab") as output:
+    with open_log(log) as output:
         return subprocess.Popen(
             command,
             env=environment,
