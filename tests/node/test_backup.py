@@ -4,7 +4,11 @@ import hashlib
 import io
 import json
 import resource
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import time
 from contextlib import closing
@@ -215,6 +219,65 @@ def test_only_into_an_empty_folder(settings, elsewhere, tmp_path):
     (elsewhere.data_dir / ".restoring" / "spool").mkdir(parents=True)
     restore(elsewhere, made.path)
     assert elsewhere.database_path.is_file()
+
+
+# Restores, and is killed before it renames or removes for the given time.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from mrisr_node.node.backup import restore
+from mrisr_node.settings import load_settings
+left = int(sys.argv[2])
+def look(event, arguments):
+    global left
+    if event in ("os.rename", "os.rmdir") and ".restoring" in str(arguments[0]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+restore(load_settings(), Path(sys.argv[1]))
+"""
+
+
+def test_a_restore_that_was_cut_off_is_done_anew(settings, elsewhere, tmp_path):
+    made = back_up(settings, tmp_path / "a.tar")
+    ends = []
+    for step in range(20):
+        died = subprocess.run(
+            [sys.executable, "-c", DYING, str(made.path), str(step)],
+            env=elsewhere.environment(), check=False,
+        )  # fmt: skip
+        if died.returncode == 0:
+            break
+        assert died.returncode == -signal.SIGKILL
+        ends.append(elsewhere.database_path.exists())
+        if ends[-1]:
+            # All that was left to do is to remove the empty draft.
+            with pytest.raises(SettingsError, match="holds a whole node"):
+                restore(elsewhere, made.path)
+        else:
+            restore(elsewhere, made.path)
+        open_records(elsewhere.database_path)
+        assert all(path.is_file() for path in _named(elsewhere))
+        assert Instance.select().count() == SLICES
+        assert Queues(elsewhere).waiting(Queue.CPU) == {1}
+        assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
+        records.database.close()
+        shutil.rmtree(elsewhere.data_dir)
+    assert ends == [False] * 5 + [True], "four folders and files, the records, the draft"
+
+
+def test_what_is_somebodys_own_is_no_leftover(settings, elsewhere, tmp_path):
+    made = back_up(settings, tmp_path / "a.tar")
+    for name in (".restoring", "spool", "notes"):
+        (elsewhere.data_dir / name).mkdir(parents=True)
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(elsewhere, made.path)
+    (elsewhere.data_dir / "notes").rmdir()
+    (elsewhere.data_dir / ".restoring").rmdir()
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(elsewhere, made.path)
+    assert (elsewhere.data_dir / "spool").is_dir()
 
 
 def _rewritten(made, tmp_path, change):
