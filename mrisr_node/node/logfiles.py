@@ -33,7 +33,7 @@ def rotate(paths: Iterable[Path]) -> None:
     """Copy the end of what has grown too large to ``.old.log``, and empty it.
 
     Its process goes on writing into the same file: Orthanc opens none of its own and could not be
-    told to. A line that it writes between the copy and the emptying is lost.
+    told to. A line that it writes between the copy and the emptying is cut or lost.
     """
     for path in paths:
         try:
