@@ -12,7 +12,7 @@ The tree, so that a caller can catch as much as it means to::
     │   ├── CheckpointError   weights or card are missing, damaged or do not fit
     │   ├── BrainError        brain extraction gave nothing usable
     │   ├── ResultError       the result would not be a conformant object
-    │   └── ResultGone        the files of a written result are no longer there
+    │   └── ResultGone        what a stage has made is gone or damaged: the job begins anew
     ├── DeliveryError         the PACS did not take, or does not show, the result: tried again
     └── NotYet                nothing went wrong, and somebody else has to answer first
 
@@ -78,7 +78,7 @@ class ResultError(StageError):
 
 
 class ResultGone(StageError):
-    """The files of a written result are no longer there, so it cannot be sent."""
+    """What a stage has made is no longer there, or damaged: it has to be computed anew."""
 
 
 class DeliveryError(NodeError):

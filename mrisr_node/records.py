@@ -36,6 +36,7 @@ from mrisr_node.migrations import up_to_date
 __all__ = [
     "ACTIVE",
     "DIED",
+    "DISK_FULL",
     "ApiToken",
     "Beat",
     "CommitmentReport",
@@ -80,6 +81,9 @@ ACTIVE = (State.QUEUED, State.PREPARING, State.RESOLVING, State.DELIVERING)
 
 DIED = "Died"
 """The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
+
+DISK_FULL = "DiskFull"
+"""The kind of failure of a stage that found no room for what it made."""
 
 # A late slice re-opens a series from wherever it is. From there no way leads but completeness:
 # what was found out about the slices before the late one says nothing any more. A job that is

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from peewee import fn
 
 from mrisr_node.errors import NodeError
 from mrisr_node.jobs.recovery import retry
+from mrisr_node.jobs.result_files import has_whole_result
 from mrisr_node.jobs.stages import SENDING
 from mrisr_node.records import Job, Series, State, StateError
 from mrisr_node.settings import Settings
 
-__all__ = ["NoDeadLetter", "dead_letters", "has_whole_result", "send_again", "send_all_again"]
+__all__ = ["NoDeadLetter", "dead_letters", "send_again", "send_all_again"]
 
 _SENDING = [stage.value for stage in SENDING]
 
 
 class NoDeadLetter(NodeError):
     """The series has no result that waits for being sent again."""
-
-
-def has_whole_result(folder: Path) -> bool:
-    """Tell whether the folder of a job holds a result with all its instances."""
-    try:
-        expected: int = json.loads((folder / "result.json").read_text())["instances"]
-    except FileNotFoundError:
-        return False
-    return len(list((folder / "result").glob("*.dcm"))) == expected
 
 
 def dead_letters() -> list[int]:
@@ -43,7 +33,8 @@ def send_again(settings: Settings, series_id: int) -> None:
     Raises
     ------
     NoDeadLetter
-        The series did not fail while its result was sent, or the result's files are gone.
+        The series did not fail while its result was sent, or the result's files are gone or
+        damaged.
     """
     job = _undelivered().where(Job.series == series_id).first()
     if job is None:
@@ -51,8 +42,8 @@ def send_again(settings: Settings, series_id: int) -> None:
     if not has_whole_result(settings.work_dir / str(job.id)):
         Job.update(stage="").where(Job.id == job.id).execute()
         raise NoDeadLetter(
-            f"the result of series {series_id} is no longer there: try the series again, and it is"
-            " computed anew"
+            f"the result of series {series_id} is no longer there, or damaged: try the series"
+            " again, and it is computed anew"
         )
     try:
         retry(series_id)

@@ -1,7 +1,8 @@
 """What each stage does: from files to files, in one folder per job, repeatable without harm.
 
 The same functions serve the queues and ``mrisr-node resolve``; they know neither. Every file is
-written beside its place and renamed into it, so a stage that died leaves nothing half-done.
+written beside its place and renamed into it once it is on the disk, so a stage that died, or a
+power cut, leaves nothing half-done. What cannot be read all the same is `ResultGone`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from mrisr_node import __version__
+from mrisr_node.durable import sync
 from mrisr_node.errors import ResultGone
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules, select
-from mrisr_node.jobs.dead_letters import has_whole_result
+from mrisr_node.jobs.result_files import DIGESTS, digests_of, has_whole_result, make_durable
 from mrisr_node.jobs.stages import Stage
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.results.commitment import require_promise
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
@@ -39,65 +41,18 @@ from mrisr_node.volumes.contrast import contrast_of
 from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
-from mrisr_node.volumes.registration import TEMPLATE_NAME, register_to_mni, to_mni
+from mrisr_node.volumes.registration import (
+    TEMPLATE_NAME,
+    is_transform,
+    register_to_mni,
+    to_mni,
+)
 
-__all__ = ["Workspace", "outcome", "run_stage"]
-
-Progress = Callable[[float], None]
+__all__ = ["outcome", "run_stage"]
 
 # The slice axis of a converted volume: (column, row, slice).
 _SLICE_AXIS = 2
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The folder of one job and what its stages need to know.
-
-    Parameters
-    ----------
-    folder
-        Where the stages keep their files.
-    sources
-        The DICOM files of the series; never written to.
-    """
-
-    folder: Path
-    sources: tuple[Path, ...]
-    settings: Settings
-    recipe: Recipe
-    progress: Progress = lambda _: None
-    remarks: tuple[str, ...] = ()
-    """What a reader has to know of the result besides what the stages find out."""
-
-    @property
-    def result_dir(self) -> Path:
-        """Where the result's DICOM files are."""
-        return self.folder / "result"
-
-    def read(self, name: str) -> dict[str, Any]:
-        """Return what a stage noted."""
-        noted: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
-        return noted
-
-    def note(self, name: str, values: Mapping[str, Any]) -> None:
-        """Keep what a later stage or a reader needs to know."""
-        draft = self.folder / f".{name}.{os.getpid()}.json"
-        draft.write_text(json.dumps(values, indent=1))
-        draft.replace(self.folder / f"{name}.json")
-
-    def load(self, name: str) -> Volume:
-        """Return a volume that a stage made."""
-        return Volume.load(self.folder / f"{name}.nii.gz")
-
-    def save(self, name: str, volume: Volume) -> None:
-        """Keep a volume."""
-        draft = self.folder / f".{name}.{os.getpid()}.nii.gz"
-        volume.save(draft)
-        draft.replace(self.folder / f"{name}.nii.gz")
-
-    def datasets(self, *, pixels: bool = False) -> list[Dataset]:
-        """Return the source instances."""
-        return [dcmread(path, stop_before_pixels=not pixels) for path in self.sources]
+_TRANSFORM = "to_mni.mat"
 
 
 def run_stage(stage: Stage, workspace: Workspace) -> None:
@@ -106,7 +61,8 @@ def run_stage(stage: Stage, workspace: Workspace) -> None:
     Raises
     ------
     NodeError
-        What it says; `NotEligible` and `SeriesError` mean that repeating will not help.
+        What it says; `NotEligible` and `SeriesError` mean that repeating will not help, and
+        `ResultGone` that the job has to begin anew.
     """
     workspace.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _STAGES[stage](workspace)
@@ -116,7 +72,7 @@ def outcome(workspace: Workspace) -> dict[str, Any]:
     """Return what is known about a result: how it was made, and how faithful it is."""
     known: dict[str, Any] = {}
     for name in ("source", "brain", "superresolve", "result", "commitment"):
-        if (workspace.folder / f"{name}.json").is_file():
+        if workspace.has(name):
             known[name] = workspace.read(name)
     return known
 
@@ -143,13 +99,18 @@ def _convert(workspace: Workspace) -> None:
     }
     # Asked before the minutes of work that an unsuitable series would cost for nothing.
     _checkpoint(workspace.settings, facts)
-    # Taken once, so that a repeat gives the same bytes.
-    if (workspace.folder / "source.json").is_file():
-        made_at = workspace.read("source")["made_at"]
-    else:
-        made_at = datetime.now().astimezone().isoformat(timespec="seconds")
+    made_at = _made_at(workspace)
+    workspace.clear(keep="source.json")
     workspace.save("source", conversion.volume)
     workspace.note("source", {**facts, "made_at": made_at})
+
+
+def _made_at(workspace: Workspace) -> str:
+    """Return when the job was made: taken once, so that a repeat gives the same bytes."""
+    if workspace.has("source"):
+        with suppress(ResultGone):
+            return str(workspace.read("source")["made_at"])
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _checkpoint(settings: Settings, source: Mapping[str, Any]) -> Checkpoint:
@@ -216,11 +177,16 @@ def _scale(workspace: Workspace) -> IntensityScale:
 
 def _register(workspace: Workspace) -> None:
     brain = normalised(_head(workspace), _scale(workspace))
-    register_to_mni(brain, workspace.folder / "to_mni.mat")
+    with workspace.placed(_TRANSFORM) as draft:
+        register_to_mni(brain, draft)
 
 
 def _superresolve(workspace: Workspace) -> None:
     source, scale = workspace.read("source"), _scale(workspace)
+    transform = workspace.folder / _TRANSFORM
+    # Asked before the minutes of work, as above.
+    if workspace.recipe is Recipe.MNI and not is_transform(transform):
+        raise ResultGone(f"{_TRANSFORM} is gone or damaged")
     checkpoint = _checkpoint(workspace.settings, source)
     device = _device(workspace.settings)
     result = super_resolve(
@@ -235,7 +201,7 @@ def _superresolve(workspace: Workspace) -> None:
     )
     thin = result.volume
     if workspace.recipe is Recipe.MNI:
-        moved = to_mni(normalised(thin, scale), workspace.folder / "to_mni.mat")
+        moved = to_mni(normalised(thin, scale), transform)
         thin = Volume(np.maximum(moved.data, 0), moved.affine)
     workspace.save("thin", thin)
     workspace.note(
@@ -282,8 +248,11 @@ def _write(workspace: Workspace) -> None:
         ),
         in_source_space=native,
     )
+    make_durable(written.paths, draft)
     _remove(workspace.result_dir)
     draft.rename(workspace.result_dir)
+    sync(workspace.folder)
+    workspace.note(DIGESTS, digests_of(sorted(workspace.result_dir.glob("*.dcm"))))
     workspace.note(
         "result",
         {
@@ -325,7 +294,7 @@ def _sentence(workspace: Workspace) -> str:
 def _written(workspace: Workspace) -> list[Path]:
     """Return the result's DICOM files, in order and all of them."""
     if not has_whole_result(workspace.folder):
-        raise ResultGone("the files of the result are gone; try again, and it is computed anew")
+        raise ResultGone("the files of the result are gone or damaged")
     return sorted(workspace.result_dir.glob("*.dcm"))
 
 

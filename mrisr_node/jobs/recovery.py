@@ -62,7 +62,7 @@ def recover(queues: Queues, unrenewed: Unrenewed | None = None) -> int:
     return woken
 
 
-def retry(series_id: int) -> None:
+def retry(series_id: int, reason: str = "tried again") -> None:
     """Queue a failed series again.
 
     Raises
@@ -74,13 +74,13 @@ def retry(series_id: int) -> None:
         series = Series.get_or_none(Series.id == series_id)
         if series is None:
             raise StateError(f"there is no series {series_id}")
-        series.move(State.QUEUED, "tried again")
+        series.move(State.QUEUED, reason)
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         gone = series.copies_deleted_at is not None
         if last is None or gone or not _failed_in_a_job(series):
             # It failed before it had a job, has to be sent again, or a late slice took the last
             # job's worth: completeness and selection have to look at it first.
-            series.move(State.RECEIVING, "tried again")
+            series.move(State.RECEIVING, reason)
             Series.update(last_instance_at=time.time()).where(Series.id == series_id).execute()
         else:
             # The same job goes on where it failed, so that what was stored already stays true. What

@@ -13,8 +13,9 @@ from typing import Any
 from pydicom import dcmread
 
 from mrisr_node.errors import NodeError, NotEligible
-from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
+from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.stages import SENDING, Stage, stages_of
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.settings import Settings
 
 __all__ = ["Resolved", "find_series", "resolve_folder"]

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
-from peewee import PeeweeException
+from peewee import PeeweeException, fn
 
 from mrisr_node import records
 from mrisr_node.beats import alive
 from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
+from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import (
     DeliveryError,
     NodeError,
@@ -26,8 +27,10 @@ from mrisr_node.errors import (
     StageError,
 )
 from mrisr_node.intake.spool import Spool
-from mrisr_node.jobs.pipeline import Workspace, outcome, run_stage
+from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import retry
+from mrisr_node.jobs.remarks import remarks_on
 from mrisr_node.jobs.stages import (
     LEASE_SECONDS,
     SENDING,
@@ -39,19 +42,22 @@ from mrisr_node.jobs.stages import (
     state_of,
     worker_name,
 )
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.logs import words_of
 from mrisr_node.records import (
     ACTIVE,
     DIED,
+    DISK_FULL,
     Failure,
-    Instance,
     Job,
     Series,
     StageRun,
     State,
     StateError,
+    Transition,
 )
 from mrisr_node.settings import Recipe, Settings
+from mrisr_node.superres.peak_memory import own_peak, reset_own_peak
 
 __all__ = ["Worker"]
 
@@ -123,9 +129,10 @@ class Worker:
                 _log.info("job %d is no longer ours, or no longer wanted", job.id)
                 self._leave(job)
                 return
+            except ResultGone as error:
+                self._begin_anew(job, stage, error)
+                return
             except (NotEligible, SeriesError, StageError) as error:
-                if isinstance(error, ResultGone):
-                    job.stage = ""  # the next try begins at the first stage
                 self._end(job, State.FAILED, f"{stage.value}: {error}")
                 return
             except DeliveryError as error:
@@ -136,6 +143,9 @@ class Worker:
                 self._wait(job, str(error), error.delay)
                 return
             except Exception as error:  # noqa: BLE001 - a job never ends without a reason
+                if is_disk_full(error):
+                    self._await_room(job, stage, error)
+                    return
                 _log.exception("job %d failed in %s", job.id, stage.value)
                 self._retry_or_end(job, stage, error)
                 return
@@ -151,7 +161,7 @@ class Worker:
                     Job.id == job.id, Job.lease_owner == self._owner
                 ).execute()
         if stage is None:
-            words = ". ".join(("the result is in the PACS", *_remarks(job)))
+            words = ". ".join(("the result is in the PACS", *remarks_on(job)))
             if self._end(job, State.DONE, words):
                 shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
@@ -172,7 +182,7 @@ class Worker:
                 f"died {job.attempts} times (killed, or out of memory); the worker's log says more"
             )
         _log.info("job %d: %s", job.id, stage.value)
-        _reset_peak_memory()
+        measured = reset_own_peak()
         started = time.monotonic()
         workspace = Workspace(
             folder=self._settings.work_dir / str(job.id),
@@ -180,19 +190,20 @@ class Worker:
             settings=self._settings,
             recipe=Recipe(job.recipe),
             progress=_ProgressWriter(job.id, lambda: self._require_mine(job)),
-            remarks=_remarks(job),
+            remarks=remarks_on(job),
         )
         try:
             run_stage(stage, workspace)
+            known = outcome(workspace)
         except (_Superseded, StateError, NotYet):
             raise  # nothing failed: the series moved on, or the PACS still has time to answer
         except Exception as error:
-            kind = type(error).__name__
+            full = not isinstance(error, NodeError) and is_disk_full(error)
+            kind = DISK_FULL if full else type(error).__name__
             Failure.create(series=job.series_id, stage=stage.value, kind=kind)
             raise
         run.seconds, run.finished = time.monotonic() - started, True
-        run.peak_bytes = _peak_memory()
-        known = outcome(workspace)
+        run.peak_bytes = own_peak() if measured else None
         job.outcome = json.dumps(known)
         if stage is Stage.WRITE:
             job.result_series_uid = known["result"]["series_instance_uid"]
@@ -236,6 +247,36 @@ class Worker:
         delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
         job.not_before = time.time() + delay
         self._wait(job, f"{stage.value}: {words}", delay)
+
+    def _await_room(self, job: Job, stage: Stage, error: Exception) -> None:
+        """Try again as patiently as delivery does; it is no attempt of the stage's own."""
+        queued = Transition.select(fn.MAX(Transition.at)).where(
+            Transition.series == job.series_id, Transition.target == State.QUEUED.value
+        )
+        tries = max(1, self._failures(job, DISK_FULL).where(Failure.at >= queued).count())
+        words = f"{stage.value}: {words_of(error)[:300]}"
+        if tries >= self._settings.delivery_attempts:
+            self._end(job, State.FAILED, f"{words} (tried {tries} times)")
+            return
+        delay = retry_delay(tries, self._settings.delivery_first_delay, self._jitter)
+        job.stage, job.progress, job.not_before = stage.value, 0.0, time.time() + delay
+        self._wait(job, words, delay)
+
+    def _failures(self, job: Job, kind: str) -> Any:  # noqa: ANN401 - peewee's query
+        of = Failure.series == job.series_id, Failure.kind == kind, Failure.at >= job.created_at
+        return Failure.select().where(*of)
+
+    def _begin_anew(self, job: Job, stage: Stage, error: ResultGone) -> None:
+        """Compute a job anew, once by itself: a disk that damages all the time needs a look."""
+        job.stage = ""
+        words = f"{stage.value}: {error}"
+        with records.transaction():
+            if self._failures(job, ResultGone.__name__).count() > 1:
+                self._end(job, State.FAILED, f"{words}; try again, and it is computed anew")
+                return
+            if self._end(job, State.FAILED, words):
+                retry(job.series_id, f"{words}; it is computed anew")
+        self._queues.send(queue_of(_current(job)), job.id)
 
     def _wait(self, job: Job, reason: str, delay: float) -> None:
         """Let go of a job until its next try, and say why."""
@@ -325,23 +366,6 @@ def _wanted(job: Job) -> bool:
     return State(series.state) in ACTIVE and newest.id == job.id
 
 
-def _remarks(job: Job) -> tuple[str, ...]:
-    """Return what a reader of the result has to know and its files do not tell."""
-    series = Series.get_by_id(job.series_id)
-    received = Instance.select().where(Instance.series == series).count()
-    remarks = []
-    if series.expected_instances is not None and received < series.expected_instances:
-        remarks.append(
-            f"Made from {received} of {series.expected_instances} instances that the PACS knows"
-        )
-    earlier = Job.select().where(
-        Job.series == series, Job.id < job.id, Job.result_series_uid.is_null(False)
-    )
-    if before := earlier.order_by(Job.id.desc()).first():
-        remarks.append(f"Takes the place of the earlier result {before.result_series_uid}")
-    return tuple(remarks)
-
-
 class _ProgressWriter:
     """Writes progress to the records, at most once a second, while the job still counts.
 
@@ -362,21 +386,3 @@ class _ProgressWriter:
             self._written = now
             self._require()
             Job.update(progress=part).where(Job.id == self._job_id).execute()
-
-
-def _reset_peak_memory() -> None:
-    """Start measuring the peak anew (Linux: 5 in clear_refs resets VmHWM)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak_memory() -> int | None:
-    """Return the largest resident size since the reset, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return kilobytes[0] * 1024 if kilobytes else None

@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from peewee import fn
 from pydantic import BaseModel, Field
 
 from mrisr_node import __version__, records
+from mrisr_node.durable import sync
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.migrations import STEPS
 from mrisr_node.records import ACTIVE, Job, Series, State, Transition, open_records
@@ -38,6 +40,8 @@ _MANIFEST = "manifest.json"
 _RECORDS, _QUEUES = "records.sqlite", "queues.sqlite"
 _BLOCK = 1024**2
 _DRAFT = ".restoring"
+# What a restore moves out of its draft before the records.
+_MOVED = frozenset({_QUEUES, "secrets", "quarantine", "spool"})
 # What a file of a backup may be called; nothing else becomes a path.
 _NAME = re.compile(
     r"(records|queues)\.sqlite|secrets/[\w-]{1,64}"
@@ -111,7 +115,7 @@ def back_up(
         ):
             manifest, damaged = _write(settings, file, Path(folder), progress)
         draft.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     except (OSError, sqlite3.Error) as error:
         words = getattr(error, "strerror", None) or str(error)
         raise BackupError(f"{target} cannot be written: {words}") from error
@@ -125,7 +129,8 @@ def restore(
 ) -> Contents:
     """Bring a node back from a backup, into a data directory that is empty or not there yet.
 
-    The whole backup is compared with its manifest before anything is written.
+    The whole backup is compared with its manifest before anything is written. One that was cut off
+    has left `_DRAFT`, and is done anew.
 
     Raises
     ------
@@ -135,14 +140,14 @@ def restore(
         The data directory is not empty.
     """
     data = settings.data_dir
-    if data.exists() and any(path.name != _DRAFT for path in data.iterdir()):
-        raise SettingsError(f"{data} is not empty; set data_dir to an empty or a new folder")
     draft = data / _DRAFT
+    leftovers = _leftovers(data)
     try:
         with tarfile.open(source) as tar:
             manifest = _verified(tar, progress)
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True, mode=0o700)
+            draft.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for path in [*leftovers, *draft.iterdir()]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             for name in manifest.files:
                 _extract(tar, name, draft / name)
     except (tarfile.TarError, KeyError, ValueError) as error:
@@ -152,11 +157,37 @@ def restore(
     _begin_anew(draft / _RECORDS)
     os.sync()
     # The records come last: without them, what is there is no node yet.
-    for path in sorted(draft.iterdir(), key=lambda path: path.name == _RECORDS):
-        path.rename(data / path.name)
+    for path in draft.iterdir():
+        if path.name != _RECORDS:
+            path.rename(data / path.name)
+    sync(data)
+    (draft / _RECORDS).rename(data / _RECORDS)
+    sync(data)
     draft.rmdir()
-    _sync(data)
+    sync(data)
     return _contents(source, manifest, ())
+
+
+def _leftovers(data: Path) -> list[Path]:
+    """Return what a restore that was cut off has moved already; refuse a folder with anything else.
+
+    The draft's folder goes last of all, so it tells them from what is somebody's own.
+    """
+    there = [path for path in data.iterdir() if path.name != _DRAFT] if data.exists() else []
+    begun = (data / _DRAFT).is_dir()
+    if begun and data / _RECORDS in there:
+        raise SettingsError(
+            f"{data} holds a whole node: the restore that was cut off had ended but for removing"
+            f" its empty folder {_DRAFT}; start the node"
+        )
+    if there and not (begun and all(_is_ours(path.name) for path in there)):
+        raise SettingsError(f"{data} is not empty; set data_dir to an empty or a new folder")
+    return there
+
+
+def _is_ours(name: str) -> bool:
+    # The records of an earlier version keep a copy beside them (`migrations`).
+    return name in _MOVED or name.startswith(_RECORDS)
 
 
 def _write(
@@ -314,7 +345,11 @@ def _begin_anew(path: Path) -> None:
                 not_before=0.0,
                 lease_owner=None,
                 lease_until=0.0,
-            ).where(Job.delivered_at.is_null()).execute()
+            ).execute()
+            # A result may be in the PACS, and only its promise missing: both are asked for again.
+            active = Series.select(Series.id).where(Series.state.in_([s.value for s in ACTIVE]))
+            newest = Job.select(fn.MAX(Job.id)).where(Job.series.in_(active)).group_by(Job.series)
+            Job.update(delivered_at=None, committed_at=None).where(Job.id.in_(newest)).execute()
             now, reason = time.time(), "restored from a backup"
             for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
                 to = State.QUEUED if series.copies_deleted_at is None else State.RECEIVING
@@ -337,14 +372,6 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _contents(path: Path, manifest: _Manifest, damaged: tuple[str, ...]) -> Contents:

@@ -19,6 +19,7 @@ from types import TracebackType
 import httpx
 
 from mrisr_node.errors import SettingsError
+from mrisr_node.node.logfiles import open_log
 from mrisr_node.settings import Settings
 
 __all__ = [
@@ -153,8 +154,7 @@ class OrthancProcess:
         prefix = _without_privileges()
         config = self._prepare(plugin)
         command = [*prefix, str(binary), str(config)]
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        with open_log(self.log_path) as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

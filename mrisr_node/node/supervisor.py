@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # ma
 
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.locks import claim
+from mrisr_node.node import logfiles
+from mrisr_node.node.logfiles import open_log, rotate
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
@@ -45,7 +47,6 @@ _LONGEST_DELAY = 60.0
 _HEALTHY_SECONDS = 300.0
 """A process that lived so long is restarted without delay again."""
 _LOCK = "node.lock"
-_LOG_BYTES = 20 * 1024**2
 _ANY_ADDRESS = {"", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 
 
@@ -66,7 +67,8 @@ class _Child:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    with suppress(OSError):  # a full disk below it is no reason to end
+        print(line, flush=True)
 
 
 class Node:
@@ -184,9 +186,14 @@ class Node:
         try:
             self._start_all()
             self._started.set()
+            rotated = time.monotonic()
             while not self._stopping.wait(0.2):
                 for child in self._children:
                     self._mend(child)
+                if time.monotonic() - rotated >= logfiles.ROTATE_EVERY:
+                    rotated = time.monotonic()
+                    logs = self.settings.data_dir / "logs"
+                    rotate(logs / f"{child.name}.log" for child in self._children)
         except (NodeError, OSError) as error:
             self._error = error
         finally:
@@ -235,7 +242,7 @@ class Node:
         elif now >= child.not_before:
             try:
                 self._start(child)
-            except NodeError as error:
+            except (NodeError, OSError) as error:  # OSError: a full disk, for one, and not for ever
                 child.not_before = now + child.delay
                 self._say(f"{child.name}: {error}")
                 return
@@ -271,8 +278,9 @@ class Node:
 
     def _tell_reaper(self, sign: str, group: int) -> None:
         if self._reaper and self._reaper.stdin and self._reaper.poll() is None:
-            self._reaper.stdin.write(f"{sign}{group}\n")
-            self._reaper.stdin.flush()
+            with suppress(BrokenPipeError):  # it has just died
+                self._reaper.stdin.write(f"{sign}{group}\n")
+                self._reaper.stdin.flush()
 
     def _pacs_answers(self) -> bool:
         auth = (self.settings.orthanc_username, self.settings.pacs_password())
@@ -344,10 +352,7 @@ def _claim(data_dir: Path) -> IO[str]:
 
 def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only the supervisor."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_suffix(".old.log"))
-    with log.open("ab") as output:
+    with open_log(log) as output:
         return subprocess.Popen(
             command,
             env=environment,

@@ -38,6 +38,9 @@ _REQUEST = 1  # PS3.4 J.3.2: the one Action Type
 _HOLD = 10.0
 _LOOK_EVERY = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 5.0, 300.0
+# No such SOP class, class not supported, no such action, not authorised, unrecognised operation
+# (PS3.7 C): what it will say again. Others, such as a processing failure, are of the moment.
+_NOT_OFFERED = frozenset({0x0118, 0x0122, 0x0123, 0x0124, 0x0211})
 
 Note = Callable[[Mapping[str, Any]], None]
 
@@ -50,13 +53,14 @@ def require_promise(
     Parameters
     ----------
     noted, note
-        What an earlier call kept, and how to keep something: `transaction_uid` while the answer is
-        waited for, `committed_at` once it is promised, else the `remark` why it is not.
+        What an earlier call kept, and how to keep something: `asking_since` while the PACS cannot
+        be asked, `transaction_uid` while its answer is waited for, `committed_at` once it is
+        promised, else the `remark` why it is not.
 
     Raises
     ------
     NotYet
-        The PACS has not answered.
+        The PACS has not answered, or cannot be asked now.
     DeliveryError
         It does not keep all of it; or it has to (`storage_commitment`) and does not offer to, or
         does not answer.
@@ -69,7 +73,7 @@ def require_promise(
     )
     try:
         if request is None:
-            request = _ask(settings, references)
+            request = _asked(settings, references, noted, note)
             note({"transaction_uid": request.transaction_uid})
         elif request.answered_at is None and _waited(request) > settings.commitment_wait:
             raise _NoPromise(f"no answer in {settings.commitment_wait:.0f} s (commitment_wait)")
@@ -81,8 +85,9 @@ def require_promise(
         note({"remark": str(error)})
         return
     if request.answered_at is None:
-        delay = min(max(_FIRST_DELAY, _waited(request)), _LONGEST_DELAY)
-        raise NotYet("the PACS has not answered yet whether it keeps the result", delay)
+        raise NotYet(
+            "the PACS has not answered yet whether it keeps the result", _delay(_waited(request))
+        )
     if failed := json.loads(request.failed):
         note({})
         reason = next(iter(failed.values()))
@@ -95,6 +100,28 @@ def require_promise(
 
 class _NoPromise(Exception):
     """The PACS does not offer to promise, or says nothing."""
+
+
+class _Unreachable(Exception):
+    """It could not be asked: that says nothing about what it offers."""
+
+
+def _asked(
+    settings: Settings, references: Sequence[Reference], noted: Mapping[str, Any], note: Note
+) -> CommitmentRequest:
+    """Ask the PACS; where it cannot be reached, as often as `commitment_wait` allows."""
+    since = float(noted.get("asking_since", time.time()))
+    try:
+        return _ask(settings, references)
+    except _Unreachable as error:
+        waited = max(0.0, time.time() - since)
+        if waited > settings.commitment_wait:
+            limit = f"in {settings.commitment_wait:.0f} s (commitment_wait)"
+            raise _NoPromise(f"it could not be asked {limit}: {error}") from error
+        note({"asking_since": since})
+        raise NotYet(
+            f"the PACS cannot be asked to keep the result ({error})", _delay(waited)
+        ) from error
 
 
 def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentRequest:
@@ -112,9 +139,9 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
     )
     offered = [build_context(StorageCommitmentPushModel)]
     where, timeout = Pacs(settings).destination, settings.network_timeout
+    here = _ReportHere()
     try:
         tls = client_context(settings) if settings.pacs_tls else None
-        here = _ReportHere()
         with association(where, offered, timeout, handlers=here.handlers, tls=tls) as peer:
             status, _ = peer.send_n_action(
                 information,
@@ -124,7 +151,8 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
             )
             if status.get("Status") != 0x0000:
                 code = f"status 0x{status.Status:04X}" if "Status" in status else "no answer"
-                raise _NoPromise(f"N-ACTION to {where}: {code}")
+                kind = _NoPromise if status.get("Status") in _NOT_OFFERED else _Unreachable
+                raise kind(f"N-ACTION to {where}: {code}")
             ends = time.monotonic() + _HOLD
             while peer.is_established and time.monotonic() < ends:
                 request = CommitmentRequest.get_by_id(request.id)
@@ -134,19 +162,32 @@ def _ask(settings: Settings, references: Sequence[Reference]) -> CommitmentReque
                 ):
                     break
                 time.sleep(_LOOK_EVERY)
+    except (_NoPromise, _Unreachable):
+        _forget(request)
+        raise
     except DeliveryError as error:
-        raise _NoPromise(f"not offered ({error})") from error
+        _forget(request)
+        if here.accepted.is_set():  # the association, but not what it was for
+            raise _NoPromise(f"not offered ({error})") from error
+        raise _Unreachable(str(error)) from error
     except (RuntimeError, ValueError) as error:
-        raise _NoPromise(f"N-ACTION to {where}: the association ended") from error
+        _forget(request)
+        raise _Unreachable(f"N-ACTION to {where}: the association ended") from error
     return CommitmentRequest.get_by_id(request.id)
+
+
+def _forget(request: CommitmentRequest) -> None:
+    """Keep no request that the PACS does not know of; if it does, it is asked anew."""
+    CommitmentRequest.delete().where(CommitmentRequest.id == request.id).execute()
 
 
 class _ReportHere:
     """Tells whether the PACS reports on the association of the request, and has our response."""
 
     def __init__(self) -> None:
-        self.begun, self.ended = threading.Event(), threading.Event()
+        self.accepted, self.begun, self.ended = (threading.Event() for _ in range(3))
         self.handlers = [
+            (evt.EVT_ACCEPTED, lambda _: self.accepted.set()),
             (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_PDU_SENT, self._on_sent),
         ]
@@ -158,6 +199,10 @@ class _ReportHere:
     def _on_sent(self, _: Any) -> None:  # noqa: ANN401 - pynetdicom's event
         if self.begun.is_set():
             self.ended.set()
+
+
+def _delay(waited: float) -> float:
+    return min(max(_FIRST_DELAY, waited), _LONGEST_DELAY)
 
 
 def _waited(request: CommitmentRequest) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PeakMemory", "measured_memory"]
+__all__ = ["PeakMemory", "measured_memory", "own_peak", "reset_own_peak"]
 
 _INTERVAL = 0.01  # seconds
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -41,7 +41,7 @@ def _resident(process: int) -> int:
     return total + sum(_resident(child) for child in started)
 
 
-def _reset_own_peak() -> bool:
+def reset_own_peak() -> bool:
     """Make the kernel's mark of this process's highest memory start anew; tell whether it did."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -50,8 +50,8 @@ def _reset_own_peak() -> bool:
     return True
 
 
-def _own_peak() -> int:
-    """Return that mark in bytes (VmHWM in proc_pid_status(5))."""
+def own_peak() -> int:
+    """Return this process's highest memory since then, in bytes (VmHWM in proc_pid_status(5))."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
@@ -74,7 +74,7 @@ def measured_memory() -> Iterator[PeakMemory]:
     peak = PeakMemory()
     done = threading.Event()
     before = _resident(os.getpid())
-    exact = _reset_own_peak()
+    exact = reset_own_peak()
 
     def look() -> None:
         peak.mib = max(peak.mib, (_resident(os.getpid()) - before) / 2**20)
@@ -89,7 +89,7 @@ def measured_memory() -> Iterator[PeakMemory]:
         yield peak
         look()
         if exact:
-            peak.mib = max(peak.mib, (_own_peak() - before) / 2**20)
+            peak.mib = max(peak.mib, (own_peak() - before) / 2**20)
     finally:
         done.set()
         watcher.join()

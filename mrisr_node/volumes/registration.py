@@ -13,7 +13,7 @@ from mrisr_node.errors import StageError
 from mrisr_node.volumes.antspy import from_ants, to_ants
 from mrisr_node.volumes.geometry import Volume
 
-__all__ = ["TEMPLATE_NAME", "load_template", "register_to_mni", "to_mni"]
+__all__ = ["TEMPLATE_NAME", "is_transform", "load_template", "register_to_mni", "to_mni"]
 
 TEMPLATE_NAME = "ICBM 152 2009a nonlinear symmetric, 1 mm"
 
@@ -57,6 +57,15 @@ def register_to_mni(brain: Volume, transform: Path) -> None:
         draft = transform.with_name(f".{transform.name}")
         shutil.copyfile(written, draft)
         draft.replace(transform)
+
+
+def is_transform(path: Path) -> bool:
+    """Tell whether a file is there and holds a transform."""
+    try:
+        ants.read_transform(str(path))
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def to_mni(volume: Volume, transform: Path) -> Volume:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from pydicom import dcmread
 
+from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
@@ -53,6 +54,8 @@ def deliverable(thin):
         for path in folder.glob("*.dcm"):
             (target / "result" / path.name).hardlink_to(path)
         (target / "result.json").write_text(json.dumps(noted))
+        digests = digests_of(sorted((target / "result").glob("*.dcm")))
+        (target / "digests.json").write_text(json.dumps(digests))
         return job
 
     return make

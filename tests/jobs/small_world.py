@@ -33,6 +33,7 @@ from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
 from mrisr_node.jobs.work import Worker
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.records import Job, Series, open_records
 from mrisr_node.settings import Recipe, Settings
 
@@ -235,8 +236,8 @@ class World:
 
     # The stages, without the computing.
 
-    def _stage(self, stage: Stage) -> Callable[[pipeline.Workspace], None]:
-        def work(workspace: pipeline.Workspace) -> None:
+    def _stage(self, stage: Stage) -> Callable[[Workspace], None]:
+        def work(workspace: Workspace) -> None:
             self.step()
             failure = self.failures.pop(0) if self.failures else ""
             if failure in FAILURES and (stage in (Stage.STORE, Stage.CONFIRM)) == (
@@ -250,11 +251,11 @@ class World:
 
         return work
 
-    def _convert(self, workspace: pipeline.Workspace) -> None:
+    def _convert(self, workspace: Workspace) -> None:
         uids = [str(dataset.SOPInstanceUID) for dataset in workspace.datasets()]
         workspace.note("source", {"uids": uids})
 
-    def _write(self, workspace: pipeline.Workspace) -> None:
+    def _write(self, workspace: Workspace) -> None:
         uids = workspace.read("source")["uids"]
         workspace.note(
             "result",
@@ -265,12 +266,12 @@ class World:
             },
         )
 
-    def _store(self, workspace: pipeline.Workspace) -> None:
+    def _store(self, workspace: Workspace) -> None:
         result = workspace.read("result")["series_instance_uid"]
         self.pacs.results[result] = frozenset(workspace.read("source")["uids"])
         self.made_of |= self.pacs.results
 
-    def _confirm(self, workspace: pipeline.Workspace) -> None:
+    def _confirm(self, workspace: Workspace) -> None:
         if workspace.read("result")["series_instance_uid"] not in self.pacs.results:
             raise DeliveryError("the PACS shows nothing")
 

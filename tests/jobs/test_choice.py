@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mrisr_node.errors import OutOfRange
-from mrisr_node.jobs.pipeline import Workspace, run_stage
+from mrisr_node.jobs.pipeline import run_stage
 from mrisr_node.jobs.stages import Stage
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.superres.card import INTENSITY, Card
 from mrisr_node.superres.checkpoints import save_checkpoint
 from mrisr_node.superres.networks import FoldedResidual

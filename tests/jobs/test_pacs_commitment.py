@@ -3,13 +3,17 @@
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from bad_pacs import bad_pacs
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
 
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.dead_letters import dead_letters
@@ -47,7 +51,11 @@ class Keeper:
     def act(self, event):
         self.asked.append(event.action_information)
         if self.mood == "refuses":
+            return 0x0122, None
+        if self.mood == "stumbles":
             return 0x0110, None
+        if self.mood == "breaks":
+            event.assoc.abort()
         if self.mood == "here":
             threading.Thread(target=self._answer, args=(event.assoc,), daemon=True).start()
         return 0x0000, None
@@ -90,7 +98,9 @@ class Keeper:
 def keeper(settings, mood="later"):
     running = Keeper(settings, mood)
     ae = AE(ae_title="ORTHANC")
-    ae.add_supported_context(StorageCommitmentPushModel)
+    ae.add_supported_context(
+        Verification if mood == "does not offer" else StorageCommitmentPushModel
+    )
     server = ae.start_server(
         ("127.0.0.1", settings.pacs_port), block=False,
         evt_handlers=[(evt.EVT_N_ACTION, running.act)],
@@ -171,7 +181,36 @@ def test_the_answer_may_come_later_and_what_is_not_kept_is_stored_again(
         receiver.stop()
 
 
-@pytest.mark.parametrize("mood", ["not there", "refuses", "silent"])
+@pytest.mark.parametrize("mood", ["not there", "stumbles", "breaks"])
+def test_a_pacs_that_cannot_be_asked_is_asked_again(settings, pacs, deliverable, mood):
+    """It restarts between showing the result and being asked: its promise is not given up."""
+    job = deliverable(settings)
+    with keeper(settings, mood) if mood != "not there" else nullcontext():
+        for _ in range(3):
+            series, job = _advance(settings, job)
+            assert (series.state, job.stage) == (State.DELIVERING, "commit")
+            assert series.reason.startswith("the PACS cannot be asked to keep the result (")
+            assert job.attempts == 0
+            assert job.delivered_at is not None
+    assert not CommitmentRequest.select().exists()
+    assert not Failure.select().exists()
+    with keeper(settings, "here") as there:
+        series, job = _advance(settings, job)
+    assert (series.state, len(there.asked)) == (State.DONE, 1)
+    assert job.committed_at
+
+
+@pytest.mark.parametrize("mood", ["does not offer", "refuses"])
+def test_a_pacs_that_does_not_offer_it_is_asked_once(settings, pacs, deliverable, mood):
+    job = deliverable(settings)
+    with keeper(settings, mood):
+        series, job = _advance(settings, job)
+    assert (series.state, job.committed_at) == (State.DONE, None)
+    assert "not offered" in job.outcome or "status 0x0122" in job.outcome
+    assert not CommitmentRequest.select().exists()
+
+
+@pytest.mark.parametrize("mood", ["not there", "does not offer", "refuses", "silent"])
 @pytest.mark.parametrize("wanted", ["auto", "on"])
 def test_without_a_promise_what_the_pacs_shows_has_to_do_or_does_not(
     settings, pacs, deliverable, mood, wanted
@@ -181,8 +220,8 @@ def test_without_a_promise_what_the_pacs_shows_has_to_do_or_does_not(
     )
     job = deliverable(chosen)
     if mood == "not there":
-        series, job = _advance(chosen, job)
-        series, job = _advance(chosen, job)
+        for _ in range(4):
+            series, job = _advance(chosen, job)
     else:
         with keeper(chosen, mood):
             for _ in range(4):

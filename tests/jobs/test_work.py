@@ -1,12 +1,18 @@
 """Taking, failing, waiting, retrying: jobs against the records, delivery against a real PACS."""
 
+import errno
 import json
+import sqlite3
 import time
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from peewee import OperationalError as PeeweeError
 from pydicom import dcmread
 
+from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import DeliveryError, SeriesError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
@@ -79,6 +85,54 @@ def test_an_unexpected_error_is_tried_again_and_then_ends_visibly(settings, job,
         worker.advance(Queue.CPU, job.id)
         Job.update(not_before=0).execute()
     assert "RuntimeError: out of tea (tried 2 times)" in _series(job).reason
+
+
+def test_a_full_disk_is_waited_for_as_patiently_as_a_pacs(settings, job, monkeypatch):
+    """More often than a stage is tried: a minute without room must not fail what is under way."""
+    chosen = settings.model_copy(update={"delivery_attempts": 5, "delivery_first_delay": 1000.0})
+
+    def write(_):
+        Path("/dev/full").write_text("x")
+
+    _only(monkeypatch, Stage.CONVERT, write)
+    worker = Worker(chosen, lambda: 0.0)
+
+    def fail(times):
+        reasons = []
+        for _ in range(times):
+            worker.advance(Queue.CPU, job.id)
+            reasons.append(_series(job).reason)
+            assert Job.get().attempts == 0
+            Job.update(not_before=0).execute()
+        return reasons
+
+    full = "convert: OSError: [Errno 28] No space left on device"
+    waits = [f"{full}; next try in {delay} s" for delay in (1000, 2000, 3600, 3600)]
+    assert fail(5) == [*waits, f"{full} (tried 5 times)"]
+    assert _series(job).state == State.FAILED
+    assert {failure.kind for failure in Failure.select()} == {"DiskFull"}
+    # Once it is tried again, it is as patient again.
+    retry(job.series_id)
+    assert fail(1) == waits[:1]
+    _only(monkeypatch, Stage.CONVERT, lambda _: None)
+    _only(monkeypatch, Stage.BRAIN, lambda _: None)
+    _only(monkeypatch, Stage.NORMALISE, lambda _: None)
+    worker.advance(Queue.CPU, job.id)
+    assert Job.get().stage == Stage.SUPERRESOLVE
+
+
+def test_a_full_disk_is_known_by_what_was_raised(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "small.sqlite")) as small:
+        small.execute("PRAGMA max_page_count = 2")
+        small.execute("CREATE TABLE a (b)")
+        with pytest.raises(sqlite3.OperationalError, match="disk is full") as full:
+            small.execute("INSERT INTO a VALUES (zeroblob(100000))")
+    assert is_disk_full(full.value)
+    with pytest.raises(PeeweeError) as wrapped:
+        raise PeeweeError("no") from full.value
+    assert is_disk_full(wrapped.value)
+    assert is_disk_full(OSError(errno.EDQUOT, "quota"))
+    assert not is_disk_full(OSError(errno.ENOENT, "gone"))
 
 
 def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(settings, job):

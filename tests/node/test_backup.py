@@ -4,7 +4,11 @@ import hashlib
 import io
 import json
 import resource
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import time
 from contextlib import closing
@@ -17,6 +21,7 @@ from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.quarantine import Quarantine
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover, retry
 from mrisr_node.jobs.stages import Queue
@@ -123,6 +128,31 @@ def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
     assert {(job.stage, job.attempts, job.lease_owner) for job in Job.select()} == {("", 0, None)}
 
 
+def test_a_result_that_waits_for_its_promise_begins_anew(settings, elsewhere, tmp_path):
+    series = Series.get()
+    for state in (State.COMPLETE, State.QUEUED, State.PREPARING, State.RESOLVING,
+                  State.DELIVERING):  # fmt: skip
+        series.move(state)
+    earlier = Job.create(series=series, recipe="native", delivered_at=1.0, committed_at=2.0)
+    waiting = Job.create(series=series, recipe="native", stage="commit", delivered_at=3.0,
+                         lease_owner="here:1:x", lease_until=time.time() + 999)  # fmt: skip
+    # One that failed while its promise was asked for keeps no result, either.
+    failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
+    refused = Job.create(series=failed, recipe="native", stage="commit", delivered_at=4.0)
+    restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
+    open_records(elsewhere.database_path)
+    waiting, refused = Job.get_by_id(waiting.id), Job.get_by_id(refused.id)
+    assert Series.get_by_id(series.id).state == State.QUEUED
+    assert (waiting.stage, waiting.lease_owner, waiting.delivered_at) == ("", None, None)
+    assert refused.stage == ""
+    assert dead_letters() == []
+    # What the PACS got before stays in view.
+    assert Job.get_by_id(earlier.id).committed_at == 2.0
+    Queues(elsewhere)._hueys[Queue.CPU].flush()
+    recover(Queues(elsewhere))
+    assert Queues(elsewhere).waiting(Queue.CPU) == {waiting.id}
+
+
 def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
     settings, elsewhere, tmp_path, monkeypatch
 ):
@@ -189,6 +219,65 @@ def test_only_into_an_empty_folder(settings, elsewhere, tmp_path):
     (elsewhere.data_dir / ".restoring" / "spool").mkdir(parents=True)
     restore(elsewhere, made.path)
     assert elsewhere.database_path.is_file()
+
+
+# Restores, and is killed before it renames or removes for the given time.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from mrisr_node.node.backup import restore
+from mrisr_node.settings import load_settings
+left = int(sys.argv[2])
+def look(event, arguments):
+    global left
+    if event in ("os.rename", "os.rmdir") and ".restoring" in str(arguments[0]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+restore(load_settings(), Path(sys.argv[1]))
+"""
+
+
+def test_a_restore_that_was_cut_off_is_done_anew(settings, elsewhere, tmp_path):
+    made = back_up(settings, tmp_path / "a.tar")
+    ends = []
+    for step in range(20):
+        died = subprocess.run(
+            [sys.executable, "-c", DYING, str(made.path), str(step)],
+            env=elsewhere.environment(), check=False,
+        )  # fmt: skip
+        if died.returncode == 0:
+            break
+        assert died.returncode == -signal.SIGKILL
+        ends.append(elsewhere.database_path.exists())
+        if ends[-1]:
+            # All that was left to do is to remove the empty draft.
+            with pytest.raises(SettingsError, match="holds a whole node"):
+                restore(elsewhere, made.path)
+        else:
+            restore(elsewhere, made.path)
+        open_records(elsewhere.database_path)
+        assert all(path.is_file() for path in _named(elsewhere))
+        assert Instance.select().count() == SLICES
+        assert Queues(elsewhere).waiting(Queue.CPU) == {1}
+        assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
+        records.database.close()
+        shutil.rmtree(elsewhere.data_dir)
+    assert ends == [False] * 5 + [True], "four folders and files, the records, the draft"
+
+
+def test_what_is_somebodys_own_is_no_leftover(settings, elsewhere, tmp_path):
+    made = back_up(settings, tmp_path / "a.tar")
+    for name in (".restoring", "spool", "notes"):
+        (elsewhere.data_dir / name).mkdir(parents=True)
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(elsewhere, made.path)
+    (elsewhere.data_dir / "notes").rmdir()
+    (elsewhere.data_dir / ".restoring").rmdir()
+    with pytest.raises(SettingsError, match="not empty"):
+        restore(elsewhere, made.path)
+    assert (elsewhere.data_dir / "spool").is_dir()
 
 
 def _rewritten(made, tmp_path, change):

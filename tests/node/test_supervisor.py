@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mrisr_node.errors import SettingsError
+from mrisr_node.node import logfiles
+from mrisr_node.node.orthanc import storage_of
 from mrisr_node.node.supervisor import Node, is_running
 from mrisr_node.settings import Settings, load_settings
 
@@ -54,6 +56,37 @@ def test_a_killed_orthanc_is_started_again(node: Node) -> None:
     subprocess.run(["kill", "-9", str(before)], check=True)
     assert wait_for(lambda: node.processes.get("orthanc", before) != before)
     node.wait_ready(60)
+
+
+def test_a_full_disk_delays_a_start_and_ends_nothing(node: Node) -> None:
+    """Starting Orthanc writes its configuration: here, into the device that is always full."""
+    script = storage_of(node.settings) / f".forward.lua.{os.getpid()}"
+    script.symlink_to("/dev/full")
+    others = {name: pid for name, pid in node.processes.items() if name != "orthanc"}
+    os.kill(node.processes["orthanc"], signal.SIGKILL)
+    [orthanc] = [child for child in node._children if child.name == "orthanc"]
+    assert wait_for(lambda: orthanc.process is None)
+    put_off = orthanc.not_before
+    assert wait_for(lambda: orthanc.not_before > put_off), "a start was tried, and put off"
+    assert {name: pid for name, pid in node.processes.items() if name in others} == others
+    assert "orthanc" not in node.processes
+    script.unlink()
+    orthanc.not_before = 0.0
+    assert wait_for(lambda: "orthanc" in node.processes)
+    node.wait_ready(60)
+
+
+def test_logs_are_rotated_while_their_processes_run(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, before = node.settings.data_dir / "logs", node.processes
+    monkeypatch.setattr(logfiles, "ROTATE_EVERY", 0.2)
+    monkeypatch.setattr(logfiles, "_MOST", 10)
+    olds = [logs / f"{name}.old.log" for name in ("orthanc", "receiver")]
+    assert wait_for(lambda: all(old.exists() for old in olds))
+    assert node.processes == before
+    for old in logs.glob("*.old.log"):
+        old.unlink()
 
 
 def test_one_data_directory_has_one_node(node: Node) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from web_door import Door, served
 
+from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import Instance, Job, Series, StageRun, State, StateError, Transition
 from mrisr_node.settings import Recipe
@@ -141,6 +143,8 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(tool, door):
         folder.mkdir(parents=True)
         (folder / "1.dcm").touch()
         (folder.parent / "result.json").write_text('{"instances": 1}')
+        digests = digests_of(list(folder.iterdir()))
+        (folder.parent / "digests.json").write_text(json.dumps(digests))
     page = tool.get("/api/jobs", params={"state": "failed"}).json()
     assert page["dead_letters"] == 4
     assert [one["dead_letter"] for one in page["items"] if one["id"] == dead[0].id] == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
 
+from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import Job, Series, State, Transition
 from mrisr_node.settings import Recipe
@@ -110,6 +112,8 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(page, door):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "1.dcm").touch()
         (folder.parent / "result.json").write_text('{"instances": 1}')
+        digests = digests_of(list(folder.iterdir()))
+        (folder.parent / "digests.json").write_text(json.dumps(digests))
     page.get_by_role("button", name="Send head 1 again").click()
     row = page.get_by_role("row", name="head 1")
     expect(row).to_contain_text("queued")

@@ -1,0 +1,118 @@
+"""The folder of one job: what its stages keep there outlives a power cut, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from mrisr_node.durable import sync
+from mrisr_node.errors import ResultGone
+from mrisr_node.settings import Recipe, Settings
+from mrisr_node.volumes.geometry import Volume
+
+__all__ = ["Progress", "Workspace"]
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one job and what its stages need to know.
+
+    Parameters
+    ----------
+    folder
+        Where the stages keep their files.
+    sources
+        The DICOM files of the series; never written to.
+    """
+
+    folder: Path
+    sources: tuple[Path, ...]
+    settings: Settings
+    recipe: Recipe
+    progress: Progress = lambda _: None
+    remarks: tuple[str, ...] = ()
+    """What a reader has to know of the result besides what the stages find out."""
+
+    @property
+    def result_dir(self) -> Path:
+        """Where the result's DICOM files are."""
+        return self.folder / "result"
+
+    def has(self, name: str) -> bool:
+        """Tell whether a stage noted something."""
+        return (self.folder / f"{name}.json").is_file()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a stage noted.
+
+        Raises
+        ------
+        ResultGone
+            It is not there, or damaged.
+        """
+        try:
+            noted: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ResultGone(f"{name}.json is gone or damaged") from error
+        return noted
+
+    def note(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep what a later stage or a reader needs to know."""
+        with self.placed(f"{name}.json") as draft:
+            draft.write_text(json.dumps(values, indent=1))
+
+    def load(self, name: str) -> Volume:
+        """Return a volume that a stage made.
+
+        Raises
+        ------
+        ResultGone
+            It is not there, or damaged.
+        """
+        try:
+            return Volume.load(self.folder / f"{name}.nii.gz")
+        except MemoryError:
+            raise
+        except Exception as error:  # what nibabel raises on a damaged file has no common root
+            raise ResultGone(f"{name}.nii.gz is gone or damaged") from error
+
+    def save(self, name: str, volume: Volume) -> None:
+        """Keep a volume."""
+        with self.placed(f"{name}.nii.gz") as draft:
+            volume.save(draft)
+
+    @contextmanager
+    def placed(self, name: str) -> Iterator[Path]:
+        """Give the path of a draft, which gets its name once it is on the disk."""
+        draft = self.folder / f".{os.getpid()}.{name}"
+        try:
+            yield draft
+            sync(draft)
+            draft.replace(self.folder / name)
+        except BaseException:
+            draft.unlink(missing_ok=True)  # what is cut off takes no room
+            raise
+        sync(self.folder)
+
+    def clear(self, keep: str) -> None:
+        """Remove everything but one file: what an earlier run of the job has left."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != keep:
+                path.unlink()
+
+    def datasets(self, *, pixels: bool = False) -> list[Dataset]:
+        """Return the source instances."""
+        return [dcmread(path, stop_before_pixels=not pixels) for path in self.sources]
