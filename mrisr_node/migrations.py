@@ -9,7 +9,6 @@ table that is there needs one.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from peewee import CharField, Field, FloatField, SqliteDatabase
 from playhouse.migrate import SqliteMigrator, migrate
 
+from mrisr_node.durable import sync
 from mrisr_node.errors import SettingsError
 
 __all__ = ["STEPS", "Step", "up_to_date"]
@@ -111,9 +111,5 @@ def _keep(path: Path, copy: Path) -> None:
         source.backup(target)
         # One file that needs no other beside it.
         target.execute("PRAGMA journal_mode = delete")
-    descriptor = os.open(draft, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(draft)
     draft.replace(copy)

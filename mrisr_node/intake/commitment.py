@@ -23,6 +23,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModelInstance
 
 from mrisr_node import records
 from mrisr_node.intake.commitment_reports import report_here
+from mrisr_node.intake.screening import count_items
 from mrisr_node.records import CommitmentReport, CommitmentRequest
 from mrisr_node.settings import Settings
 
@@ -48,7 +49,6 @@ _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
 # counted before anything is decoded: an empty one has eight bytes, and in pydicom two kilobytes.
 _MOST_ITEMS = 20_000
 _MOST_BYTES = 4 * 1024**2
-_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
 
 
 def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]:
@@ -182,7 +182,7 @@ def on_report(event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
 def _too_much(encoded: BytesIO | None) -> bool:
     """Tell whether a data set, not decoded yet, would take more memory than any honest one."""
     data = encoded.getvalue() if encoded else b""
-    return len(data) > _MOST_BYTES or any(data.count(t) > _MOST_ITEMS for t in _ITEM_TAGS)
+    return len(data) > _MOST_BYTES or count_items(data) > _MOST_ITEMS
 
 
 def _reference(item: Dataset) -> Reference:

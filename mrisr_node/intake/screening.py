@@ -28,7 +28,7 @@ from pydicom.uid import (
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.pixel_data import PixelDataError, check_pixel_data
 
-__all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "screen"]
+__all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "count_items", "screen"]
 
 SOP_CLASSES = (
     MRImageStorage,
@@ -132,6 +132,11 @@ def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Head
     )
 
 
+def count_items(encoded: bytes) -> int:
+    """Return at most how many sequence items a data set has, without decoding it."""
+    return max(encoded.count(tag) for tag in _ITEM_TAGS)
+
+
 def _check_header_size(file: BinaryIO) -> None:
     """Refuse a header that would fill memory, at the place of the file where it ends."""
     size = file.tell()
@@ -141,7 +146,7 @@ def _check_header_size(file: BinaryIO) -> None:
         )
     file.seek(0)
     header = file.read(size)
-    items = max(header.count(tag) for tag in _ITEM_TAGS)
+    items = count_items(header)
     if items > _MOST_ITEMS:
         raise Rejected(
             0xC000, f"{items} items in sequences of the header; at most {_MOST_ITEMS} are accepted"

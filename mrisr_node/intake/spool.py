@@ -20,6 +20,7 @@ from pathlib import Path
 from peewee import OperationalError, PeeweeException
 
 from mrisr_node import records
+from mrisr_node.durable import sync
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.commits import Commits
 from mrisr_node.intake.screening import Header
@@ -54,11 +55,7 @@ class Draft:
 
     def sync(self) -> None:
         """Make its bytes durable."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self.path)
 
     def drop(self) -> None:
         """Remove it, if it has not become anything."""
@@ -166,9 +163,9 @@ class Spool:
             with suppress(FileExistsError):
                 os.link(kept.draft.path, kept.path)
         if not folders <= self._durable:
-            _sync_folder(self._folder)
+            sync(self._folder)
         for folder in folders:
-            _sync_folder(folder)
+            sync(folder)
         self._durable |= folders
 
     def _record(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
@@ -230,7 +227,7 @@ class Spool:
         with records.transaction():
             with suppress(FileExistsError):
                 os.link(draft.path, path)
-            _sync_folder(self._quarantine)
+            sync(self._quarantine)
             if not Rejection.select().where(Rejection.path == path.name).exists():
                 Rejection.create(
                     path=path.name,
@@ -264,11 +261,3 @@ def _series_of(header: Header, sender: str) -> Series:
     if State(series.state) is not State.RECEIVING:
         series.move(State.RECEIVING, "a late slice arrived")
     return series
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -118,10 +118,8 @@ class FoldedResidual(nn.Module):
         self, width: int = 48, blocks: int = 4, in_plane_fold: int = 2, planar_blocks: int = 0
     ) -> None:
         super().__init__()
-        if in_plane_fold not in (
-            1,
-            2,
-        ):  # inference pads to pairs of pixels, and tiles start at them
+        # Inference pads to pairs of pixels, and tiles start at them.
+        if in_plane_fold not in (1, 2):
             raise ValueError(f"in_plane_fold must be 1 or 2, not {in_plane_fold}")
         self.fold = in_plane_fold
         channels = SUB_SLICES * in_plane_fold**2
