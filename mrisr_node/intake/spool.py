@@ -33,6 +33,10 @@ _WITHDRAWING = 1.0
 """Seconds that taking files back may wait for others; what is left is a leftover, and no lie."""
 
 
+_REMEMBERED = 10_000
+"""Folders that are known to be durable in the folder of the spool."""
+
+
 class OutOfSpace(NodeError):
     """The disk is too full to accept anything."""
 
@@ -166,7 +170,8 @@ class Spool:
             sync(self._folder)
         for folder in folders:
             sync(folder)
-        self._durable |= folders
+        # What is forgotten is synced once more, when something comes for it.
+        self._durable = folders if len(self._durable) > _REMEMBERED else self._durable | folders
 
     def _record(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Write the rows of files; the write lock is held."""

@@ -142,11 +142,19 @@ def simulate(volume: Volume, protocol: Protocol, intensity_scale: float | None =
     """Acquire a sharp volume (axes in RAS order) by a protocol; its noise is always the same.
 
     The intensity scale is measured on the thick slices unless it is given.
+
+    Raises
+    ------
+    ValueError
+        The protocol is impossible, or the thick slices show no head.
     """
     axis = "xyz".index(protocol.axis)
     made = thicken(volume, axis, protocol.thickness_mm, protocol.gap_mm, protocol.profile)
     thick = np.ascontiguousarray(np.moveaxis(made.volume.data, axis, -1))
-    scale = intensity_scale or float(thick[foreground(thick)].mean())
+    seen = foreground(thick)
+    if not seen.any():
+        raise ValueError(f"no head is found in {made.stack.count} slices: too few, or empty")
+    scale = intensity_scale or float(thick[seen].mean())
     if protocol.partial_fourier < 1:
         thick = partial_fourier(thick, 0, protocol.partial_fourier)
     if protocol.noise > 0:

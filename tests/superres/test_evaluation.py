@@ -52,6 +52,11 @@ def test_what_is_no_head_is_said(tmp_path):
             evaluate([path], thickness_mm=4.0, gap_mm=0.0, methods=("cubic",))
 
 
+def test_too_few_slices_to_find_a_head_in_are_said(files):
+    with pytest.raises(ValueError, match="no head is found in 3 slices"):
+        evaluate(files[:1], thickness_mm=8.0, gap_mm=9.0, methods=("cubic",))
+
+
 def test_noise_costs_and_is_the_same_each_time(files):
     settings = {"thickness_mm": 4.0, "gap_mm": 0.0, "methods": ("cubic",)}
     clean = evaluate(files[:1], **settings).scores[0]
