@@ -54,9 +54,7 @@ def register_to_mni(brain: Volume, transform: Path) -> None:
         written = Path(found["fwdtransforms"][0])
         if not written.is_file():
             raise StageError("registration to MNI gave no transform")
-        draft = transform.with_name(f".{transform.name}")
-        shutil.copyfile(written, draft)
-        draft.replace(transform)
+        shutil.copyfile(written, transform)
 
 
 def is_transform(path: Path) -> bool:
