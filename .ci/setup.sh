@@ -37,18 +37,19 @@ fingerprint() {
     sha256sum
 }
 
+# Called in a condition, where a command that fails ends nothing by itself.
 environment() {
   local prefix
   prefix=$(.venv/bin/python -c 'import sys; print(sys.prefix)' 2>/dev/null || true)
   if [ "$prefix" != "$PWD/.venv" ] ||
     [ "$(.venv/bin/python -V 2>&1)" != "$("$python" -V 2>&1)" ]; then
     rm -rf .venv
-    "$python" -m venv .venv
+    "$python" -m venv .venv || return
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -c constraints.txt -e '.[test]'
-  .venv/bin/python -m pip check
-  fingerprint >.setup/environment
+    -c constraints.txt -e '.[test]' &&
+    .venv/bin/python -m pip check &&
+    fingerprint >.setup/environment
 }
 
 step "system packages" orthanc/install.sh

@@ -38,7 +38,9 @@ def as_nifti(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
+            for number, member in enumerate(archive):  # its names never become paths
+                if content := archive.extractfile(member):
+                    Path(folder, f"{number}.dcm").write_bytes(content.read())
         subprocess.run(
             [_dcm2niix(), "-z", "n", "-f", "volume", "-o", folder, folder],
             check=False,  # its exit status says little; what counts is exactly one volume
