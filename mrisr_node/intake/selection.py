@@ -51,7 +51,7 @@ _HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC"
 # Below this ratio of slice distance to pixel spacing there is nothing to gain.
 _MINIMUM_FACTOR = 1.5
 # 128 slices of 1024 x 1024: more than any thick-slice scan of a head. Conversion takes up to 16
-# bytes for a voxel, and super-resolution, with its thin slices, about 80: 10 GiB for so many.
+# bytes for a voxel, and super-resolution, with its thin slices, 40 to 80: 10 GiB for so many.
 _MOST_VOXELS = 2**27
 
 
