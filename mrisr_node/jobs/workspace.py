@@ -25,7 +25,7 @@ __all__ = ["Progress", "Workspace"]
 Progress = Callable[[float], None]
 
 # Of all headers of a series, which are in memory together: each by itself is limited by screening.
-_MOST_BYTES = 1024**3
+_MOST_BYTES = 512 * 1024**2
 _MOST_ITEMS = 500_000
 
 
