@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import deque
 from typing import BinaryIO
 
 from pydicom.dataset import FileDataset
+from pydicom.encaps import generate_fragments
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
@@ -15,13 +17,14 @@ __all__ = ["PixelDataError", "check_pixel_data"]
 _MAXIMUM_BYTES = 4 * 1024**3
 """Of all frames of one object, decoded."""
 _NUMBERS = ("Rows", "Columns", "BitsAllocated")
+_UNDEFINED = 0xFFFFFFFF
 
 
 class PixelDataError(ValueError):
     """The pixel data is missing, or is not what the header says."""
 
 
-def check_pixel_data(file: BinaryIO, header: FileDataset) -> None:
+def check_pixel_data(file: BinaryIO, header: FileDataset) -> int:
     """Compare pixel data with the header: the length where it is native, every frame where not.
 
     Parameters
@@ -30,6 +33,11 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> None:
         At the place where reading stopped before the pixel data.
     header
         The data set before them, with its file meta information.
+
+    Returns
+    -------
+    int
+        Where in the file the pixel data end.
 
     Raises
     ------
@@ -48,11 +56,14 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> None:
     length = _stated_length(file, syntax)
     if length is None:
         raise PixelDataError("there is no pixel data")
+    start = file.tell()
+    end = _end(file, length)
     if not syntax.is_encapsulated:
-        there = min(length, _rest(file))
-        if there < size:
-            raise PixelDataError(f"{there} bytes of pixel data where the header describes {size}")
-        return
+        if end - start < size:
+            raise PixelDataError(
+                f"{end - start} bytes of pixel data where the header describes {size}"
+            )
+        return end
     # A codestream has a size of its own, which decoders believe; one frame at a time is in memory.
     file.seek(0)
     decoded = 0
@@ -64,6 +75,7 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> None:
             )
     if decoded != frames:
         raise PixelDataError(f"{decoded} frames where the header says {frames}")
+    return end
 
 
 def _stated_length(file: BinaryIO, syntax: UID) -> int | None:
@@ -79,6 +91,11 @@ def _stated_length(file: BinaryIO, syntax: UID) -> int | None:
     return length
 
 
-def _rest(file: BinaryIO) -> int:
-    here = file.tell()
-    return file.seek(0, os.SEEK_END) - here
+def _end(file: BinaryIO, length: int) -> int:
+    """Return where a value ends that begins at the place of the file."""
+    start = file.tell()
+    if length == _UNDEFINED:  # fragments and a delimiter, whose own length is zero (PS3.5 A.4)
+        deque(generate_fragments(file), maxlen=0)
+        file.read(4)
+        return file.tell()
+    return min(start + length, file.seek(0, os.SEEK_END))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,10 @@ TRANSFER_SYNTAXES = (
     JPEG2000,
 )
 
-# Of what stands before the pixel data, which others read without a child and its limits. The
-# functional groups of a few thousand frames have less; an item takes two kilobytes in pydicom.
-_MOST_HEADER = 32 * 1024**2
+# Of what stands before the pixel data, which others read without a child and its limits, and of
+# what stands after them, which comes with a whole file. The functional groups of a few thousand
+# frames have less; an item takes two kilobytes in pydicom.
+_MOST_BYTES = 32 * 1024**2
 _MOST_ITEMS = 250_000
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
 
@@ -121,8 +123,11 @@ def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Head
         raise Rejected(0xA900, "SOP class or instance UID differ between command and dataset")
     if dataset.file_meta.TransferSyntaxUID not in TRANSFER_SYNTAXES:
         raise Rejected(0xC000, "a transfer syntax that is not accepted")
-    _check_header_size(file)
-    check_pixel_data(file, dataset)
+    before = file.tell()
+    _check_amount(file, 0, before, "before")
+    file.seek(before)
+    after = check_pixel_data(file, dataset)
+    _check_amount(file, after, file.seek(0, os.SEEK_END), "after")
     return Header(
         sop_instance_uid=found["SOPInstanceUID"],
         series_instance_uid=found["SeriesInstanceUID"],
@@ -137,20 +142,18 @@ def count_items(encoded: bytes) -> int:
     return max(encoded.count(tag) for tag in _ITEM_TAGS)
 
 
-def _check_header_size(file: BinaryIO) -> None:
-    """Refuse a header that would fill memory, at the place of the file where it ends."""
-    size = file.tell()
-    if size > _MOST_HEADER:
+def _check_amount(file: BinaryIO, start: int, end: int, where: str) -> None:
+    """Refuse elements before or after the pixel data that would fill memory."""
+    size = end - start
+    if size > _MOST_BYTES:
         raise Rejected(
-            0xC000, f"{size} bytes before the pixel data; at most {_MOST_HEADER} are accepted"
+            0xC000, f"{size} bytes {where} the pixel data; at most {_MOST_BYTES} are accepted"
         )
-    file.seek(0)
-    header = file.read(size)
-    items = count_items(header)
+    file.seek(start)
+    items = count_items(file.read(size))
     if items > _MOST_ITEMS:
-        raise Rejected(
-            0xC000, f"{items} items in sequences of the header; at most {_MOST_ITEMS} are accepted"
-        )
+        reason = f"{items} items in sequences {where} the pixel data"
+        raise Rejected(0xC000, f"{reason}; at most {_MOST_ITEMS} are accepted")
 
 
 def _text(dataset: Dataset, name: str) -> str:

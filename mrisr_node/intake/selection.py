@@ -50,6 +50,9 @@ _KINDS = {
 _HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC", "PITUITARY"})
 # Below this ratio of slice distance to pixel spacing there is nothing to gain.
 _MINIMUM_FACTOR = 1.5
+# 128 slices of 1024 x 1024: more than any thick-slice scan of a head. Conversion takes up to 16
+# bytes for a voxel, and super-resolution, with its thin slices, 40 to 80: 10 GiB for so many.
+_MOST_VOXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     NotEligible
         The series is not one for super-resolution, with the reason.
     ConversionError
-        It is one, and its slices make no regular volume, or a header cannot be read.
+        It is one, and its slices make no regular volume or one that would not fit in memory, or a
+        header cannot be read.
     """
     acquisition = read_acquisition(_suitable(datasets))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
@@ -104,6 +108,13 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     if distance < rules.minimum_distance or distance < _MINIMUM_FACTOR * spacing:
         raise NotEligible(
             f"the slices are {distance:.2f} mm apart at {spacing:.2f} mm in-plane: thin already"
+        )
+    columns, rows, _ = acquisition.shape
+    voxels = columns * rows * count
+    if voxels > _MOST_VOXELS:
+        raise ConversionError(
+            f"{count} slices of {columns} x {rows} voxels are {voxels}; at most {_MOST_VOXELS} are"
+            " processed, because the whole volume is held in memory"
         )
     return acquisition
 

@@ -86,7 +86,7 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _convert(workspace: Workspace) -> None:
-    headers = workspace.datasets()
+    headers = workspace.headers()
     select(headers, _rules(workspace.settings))
     require_placement(headers)
     conversion = convert(workspace.sources)
@@ -226,7 +226,7 @@ def _superresolve(workspace: Workspace) -> None:
 def _write(workspace: Workspace) -> None:
     source, made = workspace.read("source"), workspace.read("superresolve")
     native = workspace.recipe is Recipe.NATIVE
-    sources = workspace.datasets()
+    sources = workspace.headers()
     draft = _empty(workspace.folder / f".result.{os.getpid()}")
     written = write_mr_series(
         draft,

@@ -15,13 +15,18 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from mrisr_node.durable import sync
-from mrisr_node.errors import ResultGone
+from mrisr_node.errors import ConversionError, ResultGone
+from mrisr_node.intake.screening import count_items
 from mrisr_node.settings import Recipe, Settings
 from mrisr_node.volumes.geometry import Volume
 
 __all__ = ["Progress", "Workspace"]
 
 Progress = Callable[[float], None]
+
+# Of all headers of a series, which are in memory together: each by itself is limited by screening.
+_MOST_BYTES = 512 * 1024**2
+_MOST_ITEMS = 500_000
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,27 @@ class Workspace:
             elif path.name != keep:
                 path.unlink()
 
-    def datasets(self, *, pixels: bool = False) -> list[Dataset]:
-        """Return the source instances."""
-        return [dcmread(path, stop_before_pixels=not pixels) for path in self.sources]
+    def headers(self) -> list[Dataset]:
+        """Return the source instances without their pixel data.
+
+        Raises
+        ------
+        ConversionError
+            Together they would fill memory.
+        """
+        found: list[Dataset] = []
+        size = items = 0
+        for path in self.sources:
+            with path.open("rb") as file:
+                found.append(dcmread(file, stop_before_pixels=True))
+                here = file.tell()
+                file.seek(0)
+                items += count_items(file.read(here))
+            size += here
+            if size > _MOST_BYTES or items > _MOST_ITEMS:
+                raise ConversionError(
+                    f"the headers of the series have more than {_MOST_BYTES} bytes or"
+                    f" {_MOST_ITEMS} items in sequences, and are needed together; send it again"
+                    " without private elements"
+                )
+        return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ _SMALLEST = 1e-3
 # Cosines written with three decimals are this much off at most.
 _PERPENDICULAR = 2e-3
 _SPACING = 1e-3
+# Of one series; the longest time series have less, and a hundred times more would fill memory.
+_MOST_SLICES = 100_000
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,9 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
     ConversionError
         The series should be a volume and is not: slices are missing or unevenly spaced.
     """
-    slices = [s for dataset in datasets for s in slices_of(dataset)]
+    slices = list(islice(chain.from_iterable(map(slices_of, datasets)), _MOST_SLICES + 1))
+    if len(slices) > _MOST_SLICES:
+        raise NotEligible(f"the series has more than {_MOST_SLICES} images; one volume has fewer")
     _same_plane(slices)
     first = slices[0]
     normal = np.cross(first.row_cosine, first.column_cosine)
@@ -242,10 +247,10 @@ def rescales_of(dataset: Dataset) -> list[tuple[float, float]]:
     """
     name = "PixelValueTransformationSequence"
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+    frames = dataset.get("PerFrameFunctionalGroupsSequence")
     return [
         _rescale([item for group in (frame, *shared) for item in group.get(name) or []] + [dataset])
-        for frame in frames
+        for frame in ([Dataset()] if frames is None else frames)
     ]
 
 

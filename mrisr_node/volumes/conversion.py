@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 
 from mrisr_node.errors import ConversionError
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, rescales_of
@@ -60,10 +61,11 @@ def convert(paths: Sequence[Path]) -> Conversion:
         The files are not one regular volume, or ``dcm2niix`` does not give exactly one, or its
         voxels are not those that the files hold.
     """
-    datasets = [dcmread(path) for path in paths]
-    acquisition = read_acquisition(datasets)
+    sources: list[_Source] = []
+    acquisition = read_acquisition(_headers(paths, sources))
+    each_scaled = len({pair for source in sources for pair in source.rescales}) > 1
     with tempfile.TemporaryDirectory(prefix="mrisr-convert-") as folder:
-        image = _run(paths, Path(folder), each_scaled=_scaled_by_themselves(datasets))
+        image = _run(paths, Path(folder), each_scaled=each_scaled)
         stored = nib.nifti1.Nifti1Image.from_filename(image)
         if len(stored.shape) != 3:
             raise ConversionError(
@@ -72,7 +74,7 @@ def convert(paths: Sequence[Path]) -> Conversion:
         data, affine = _in_dicom_order(
             np.asarray(stored.dataobj, dtype=np.float32), np.asarray(stored.affine), acquisition
         )
-    _same_voxels(data, datasets, acquisition)
+    _same_voxels(data, sources, acquisition)
     if data.min() == data.max():
         raise ConversionError(f"the series holds no signal: every voxel is {data.min():g}")
     return Conversion(
@@ -82,8 +84,32 @@ def convert(paths: Sequence[Path]) -> Conversion:
     )
 
 
-def _scaled_by_themselves(datasets: Sequence[Dataset]) -> bool:
-    return len({pair for dataset in datasets for pair in rescales_of(dataset)}) > 1
+@dataclass(frozen=True)
+class _Source:
+    """What is remembered of an instance: neither its header nor its pixels, which can be large."""
+
+    path: Path
+    sop_instance_uid: str
+    rescales: list[tuple[float, float]]
+
+
+def _headers(paths: Sequence[Path], sources: list[_Source]) -> Iterator[Dataset]:
+    """Read one header after the other, and note in ``sources`` how its frames are scaled."""
+    for path in paths:
+        header = dcmread(path, stop_before_pixels=True)
+        yield header
+        source = _Source(path, str(header.SOPInstanceUID), rescales_of(header))
+        _check_frames(header, len(source.rescales))
+        sources.append(source)
+
+
+def _check_frames(header: Dataset, described: int) -> None:
+    """Refuse pixel data that decode to more than the acquisition that a header describes."""
+    frames, samples = (int(header.get(n) or 1) for n in ("NumberOfFrames", "SamplesPerPixel"))
+    if frames != described:
+        raise ConversionError(f"an image holds {frames} frames and describes {described}")
+    if samples != 1:
+        raise ConversionError(f"an image has {samples} samples per pixel; one of MR has one")
 
 
 def _run(paths: Sequence[Path], folder: Path, *, each_scaled: bool) -> Path:
@@ -136,43 +162,36 @@ def _in_dicom_order(
 
 
 def _same_voxels(
-    data: NDArray[np.float32], datasets: Sequence[Dataset], acquisition: Acquisition
+    data: NDArray[np.float32], sources: Sequence[_Source], acquisition: Acquisition
 ) -> None:
     """Check every voxel against what pydicom reads from the files."""
-    pixels: dict[tuple[str, int], NDArray[np.float32]] = {}
-    for dataset in datasets:
-        frames = _decoded(dataset)
-        scales = rescales_of(dataset)
-        for number, (frame, (slope, intercept)) in enumerate(
-            zip(frames, scales, strict=True), start=1
-        ):
-            scaled = frame * np.float64(slope) + intercept
-            pixels[str(dataset.SOPInstanceUID), number] = scaled.astype(np.float32)
-    for index, place in enumerate(acquisition.slices):
-        expected = pixels[place.sop_instance_uid, place.frame].T
-        scale = max(1.0, float(np.abs(expected).max()))
-        if not np.allclose(data[:, :, index], expected, rtol=1e-5, atol=1e-5 * scale):
-            raise ConversionError(
-                f"slice {index + 1} converted to other values than its pixel data hold"
-            )
+    places = {(s.sop_instance_uid, s.frame): index for index, s in enumerate(acquisition.slices)}
+    for source in sources:
+        for number, frame in enumerate(_real_values(source), start=1):
+            index, expected = places[source.sop_instance_uid, number], frame.T
+            scale = max(1.0, float(np.abs(expected).max()))
+            if not np.allclose(data[:, :, index], expected, rtol=1e-5, atol=1e-5 * scale):
+                raise ConversionError(
+                    f"slice {index + 1} converted to other values than its pixel data hold"
+                )
 
 
-def _decoded(dataset: Dataset) -> NDArray[np.generic]:
-    """Return the frames of an instance, as stored."""
+def _real_values(source: _Source) -> Iterator[NDArray[np.float32]]:
+    """Decode the frames of an instance, one at a time.
+
+    As screening did it in its child: so what stands behind the pixel data is not read, and memory
+    is no more than the child's limit was.
+    """
     try:
-        array = dataset.pixel_array
+        frames = iter_pixels(source.path, raw=True)
+        for frame, (slope, intercept) in zip(frames, source.rescales, strict=True):
+            yield (frame * np.float64(slope) + intercept).astype(np.float32)
     except Exception as error:
         # Decoders raise anything on data that were damaged or made wrongly.
         raise ConversionError(
             f"the pixel data of an image cannot be read ({type(error).__name__}: they are damaged,"
             " cut off, or stored in an unknown way); send the series again, uncompressed"
         ) from error
-    frames = array if array.ndim == 3 else array[None]
-    if len(frames) != len(rescales_of(dataset)):
-        raise ConversionError(
-            f"an image holds {len(frames)} frames and describes {len(rescales_of(dataset))}"
-        )
-    return frames
 
 
 def _compare(affine: Affine, acquisition: Acquisition) -> str:

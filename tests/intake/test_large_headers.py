@@ -1,18 +1,22 @@
-"""What stands before the pixel data is limited, and is not held for a whole series."""
+"""What stands before and after the pixel data is limited, and is not held for a whole series."""
 
 import tracemalloc
 
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+from mrisr_node.errors import ConversionError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.screening import Rejected, screen
 from mrisr_node.intake.selection import SELECTION_TAGS, SelectionRules, select
 from mrisr_node.intake.sending import Destination, send_files
+from mrisr_node.jobs import workspace
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, Rejection, Series, State, open_records
+from mrisr_node.settings import Recipe
 from tests.spooling import put
 
 _MIB = 1024**2
@@ -65,7 +69,7 @@ def test_a_header_of_very_many_items_is_refused(sample, tmp_path, delimited):
     groups = b"\x00\x52\x30\x92SQ\0\0" + length + items + end
     (tmp_path / "many.dcm").write_bytes(whole[:at] + groups + whole[at:])
     dataset = dcmread(sample.paths[0])
-    with pytest.raises(Rejected, match="250001 items in sequences of the header"):
+    with pytest.raises(Rejected, match="250001 items in sequences before the pixel data"):
         screen(tmp_path / "many.dcm", dataset.SOPClassUID, dataset.SOPInstanceUID)
 
 
@@ -109,3 +113,58 @@ def test_selection_looks_at_nothing_that_is_not_read(sample):
     assert "ImagePositionPatient" in _Watched.asked
     keywords = {key for key in _Watched.asked if isinstance(key, str)}
     assert keywords <= set(SELECTION_TAGS)
+
+
+def _behind_pixels(sample, folder, syntax, elements):
+    """Return a slice, and a file of it with elements after the pixel data."""
+    dataset = dcmread(sample.paths[0])
+    if syntax == RLELossless:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(folder / "slice.dcm")
+    with (folder / "slice.dcm").open("ab") as file:
+        file.write(elements)
+    return dataset, folder / "slice.dcm"
+
+
+def _sequence(items):
+    """Return a private sequence of undefined length with empty items."""
+    empty = b"\xfe\xff\x00\xe0\0\0\0\0"
+    return b"\xe1\x7f\x10\x10SQ\0\0\xff\xff\xff\xff" + empty * items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [
+        (_sequence(250_001), "250001 items in sequences after the pixel data"),
+        (_sequence(5_000_000), "40000020 bytes after the pixel data; at most 33554432"),
+    ],
+    ids=["items", "bytes"],
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_what_follows_the_pixel_data_is_refused_alike(sample, tmp_path, behind, reason, syntax):
+    dataset, path = _behind_pixels(sample, tmp_path, syntax, behind)
+    with pytest.raises(Rejected, match=reason):
+        screen(path, dataset.SOPClassUID, dataset.SOPInstanceUID)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_a_little_after_the_pixel_data_is_accepted(sample, tmp_path, syntax):
+    dataset, path = _behind_pixels(sample, tmp_path, syntax, _sequence(1000))
+    assert screen(path, dataset.SOPClassUID, dataset.SOPInstanceUID)
+
+
+def test_the_headers_of_a_series_are_limited_together(settings, sample, tmp_path, monkeypatch):
+    assert workspace._MOST_ITEMS < 6 * 250_000
+    monkeypatch.setattr(workspace, "_MOST_ITEMS", 1000)
+    items = _sequence(250).replace(b"\xe1", b"\xdf", 1)
+    paths = []
+    for path in sample.paths:
+        whole = path.read_bytes()
+        at = whole.rindex(b"\xe0\x7f\x10\x00")
+        paths.append(tmp_path / path.name)
+        paths[-1].write_bytes(whole[:at] + items + whole[at:])
+    few = workspace.Workspace(tmp_path, tuple(paths[:3]), settings, Recipe.NATIVE)
+    assert len(few.headers()) == 3
+    many = workspace.Workspace(tmp_path, tuple(paths), settings, Recipe.NATIVE)
+    with pytest.raises(ConversionError, match="1000 items in sequences"):
+        many.headers()

@@ -252,7 +252,7 @@ class World:
         return work
 
     def _convert(self, workspace: Workspace) -> None:
-        uids = [str(dataset.SOPInstanceUID) for dataset in workspace.datasets()]
+        uids = [str(dataset.SOPInstanceUID) for dataset in workspace.headers()]
         workspace.note("source", {"uids": uids})
 
     def _write(self, workspace: Workspace) -> None:

@@ -94,6 +94,13 @@ def _nested(depth: int) -> bytes:
     return start * depth + end * depth
 
 
+def _many_items(count: int) -> bytes:
+    """Return a private sequence of undefined length, with a tag after that of the pixel data."""
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * count
+    end = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    return struct.pack("<HH2sHL", 0x7FE1, 0x1010, b"SQ", 0, 0xFFFFFFFF) + items + end
+
+
 def _cut_off(dataset: FileDataset) -> tuple[bytes, str]:
     whole = encoded(dataset)
     return whole[: len(whole) // 2], str(dataset.SOPInstanceUID)
@@ -247,6 +254,19 @@ OBJECT_CASES = [
     ObjectCase("RLE segments beyond the frame", _rle_segments, CANNOT_UNDERSTAND, RLELossless),
     ObjectCase("sequences nested 10,000 deep", _with_raw(_nested(10_000)), CANNOT_UNDERSTAND),
     ObjectCase("sequences nested 50 deep", _with_raw(_nested(50)), ACCEPTED),
+    ObjectCase(
+        "250,001 items after the pixel data",
+        _with_raw(_many_items(250_001), before=0xFFFF),
+        CANNOT_UNDERSTAND,
+    ),
+    ObjectCase(
+        "40 MB after the pixel data",
+        _with_raw(_many_items(5_000_000), before=0xFFFF),
+        CANNOT_UNDERSTAND,
+    ),
+    ObjectCase(
+        "10,000 items after the pixel data", _with_raw(_many_items(10_000), before=0xFFFF), ACCEPTED
+    ),
     ObjectCase(
         "a length beyond the end",
         _with_raw(_element((0x7FDF, 0x1010), b"UN", b"ab", 2**31), before=0xFFFF),

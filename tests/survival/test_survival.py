@@ -22,7 +22,7 @@ from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Failure, Instance, Job, Rejection, Series, State, open_records
 from tests.survival.network_cases import NETWORK_CASES, Target
 from tests.survival.object_cases import ACCEPTED, OBJECT_CASES, honest
-from tests.survival.peer import Peer
+from tests.survival.peer import Peer, encoded
 from tests.survival.process import ReceiverProcess
 
 _MAXIMUM = 6
@@ -187,10 +187,19 @@ def _as_sent(path: Path) -> tuple[bytes, str, str, str]:
     return content[start:], instance, transfer, sop_class
 
 
+@pytest.fixture
+def no_further_than_conversion(monkeypatch) -> None:
+    """End jobs where the brain begins: a head of these few slices has no plausible one."""
+
+    def far_enough(_):
+        raise StageError("converted")
+
+    monkeypatch.setitem(pipeline._STAGES, Stage.BRAIN, far_enough)
+
+
 @pytest.mark.filterwarnings("ignore")  # of pydicom, which makes and reads these objects
-def test_series_of_odd_objects_end_with_a_reason_and_good_ones_go_on(
-    settings, receiver, sample, monkeypatch
-):
+@pytest.mark.usefixtures("no_further_than_conversion")
+def test_series_of_odd_objects_end_with_a_reason_and_good_ones_go_on(settings, receiver, sample):
     named = {}
     for case in OBJECT_CASES:
         if case.status != ACCEPTED:
@@ -201,11 +210,6 @@ def test_series_of_odd_objects_end_with_a_reason_and_good_ones_go_on(
             data, instance = case.make(honest(path, uid))
             assert _sent(settings, data, instance, case.transfer) == ACCEPTED
 
-    def far_enough(_):
-        raise StageError("converted")
-
-    # Until here only: a head of these few slices has no plausible brain.
-    monkeypatch.setitem(pipeline._STAGES, Stage.BRAIN, far_enough)
     Assembly(settings, clock=lambda: time.time() + 3600).sweep()
     worker = Worker(settings)
     for job in list(Job.select()):
@@ -230,3 +234,18 @@ def _kinds(of: type[Exception]) -> Iterator[type[Exception]]:
     yield of
     for kind in of.__subclasses__():
         yield from _kinds(kind)
+
+
+@pytest.mark.usefixtures("no_further_than_conversion", "survived")
+def test_after_all_attacks_the_next_good_series_is_assembled_and_converted(settings, sample):
+    uid = generate_uid()
+    for path in sample.paths:
+        dataset = honest(path, uid)
+        assert _sent(settings, encoded(dataset), str(dataset.SOPInstanceUID)) == ACCEPTED
+    series = Series.get(Series.series_instance_uid == uid)
+    jobs = Assembly(settings, clock=lambda: time.time() + 3600).sweep()
+    [job] = [job for job in jobs if job.series_id == series.id]
+    assert Series.get_by_id(series.id).state == State.QUEUED
+    Worker(settings).advance(Queue.CPU, job.id)
+    # Every voxel was compared with the files before this stage began.
+    assert Series.get_by_id(series.id).reason == "brain: converted"
