@@ -112,7 +112,7 @@ def test_the_pacs_is_asked_again(settings, monkeypatch):
     monkeypatch.setattr(
         reconciler, "_get", lambda path, params=None: [found] if path == "/series" else tags
     )
-    monkeypatch.setattr(reconciler._http, "post", lambda *_, **__: Answer())
+    monkeypatch.setattr(reconciler._http, "request", lambda *_, **__: Answer())
     assert [reconciler.sweep() for _ in range(2)] == [1, 0]
     now -= 3600
     assert [reconciler.sweep() for _ in range(2)] == [1, 0]
