@@ -215,7 +215,7 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
     with OrthancProcess(settings) as orthanc:
         first = []
 
-        class Stopping(work._ProgressWriter):
+        class Stopping(work.ProgressWriter):
             def __call__(self, part):
                 if not first:
                     first.append(part)
@@ -223,7 +223,7 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
                         os.kill(orthanc.pid, signal.SIGKILL)
                     orthanc.stop()
 
-        monkeypatch.setattr(work, "_ProgressWriter", Stopping)
+        monkeypatch.setattr(work, "ProgressWriter", Stopping)
         Worker(settings).advance(Queue.DELIVERY, job.id)
         assert 0 < first[0] < 1
         assert _series(job).state == State.DELIVERING
