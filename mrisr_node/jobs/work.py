@@ -193,7 +193,7 @@ class Worker:
             sources=tuple(self._spool.paths(series)),
             settings=self._settings,
             recipe=Recipe(job.recipe),
-            progress=ProgressWriter(job.id, lambda: self._require_mine(job)),
+            progress=ProgressWriter(job.id, lambda: self._require_use(job, stage)),
             remarks=remarks_on(job),
         )
         try:
@@ -318,8 +318,19 @@ class Worker:
 
     def _mine(self, job: Job) -> bool:
         """Tell whether this worker still holds the job, and the job still counts."""
-        now = Job.get_by_id(job.id)
-        return bool(now.lease_owner == self._owner and _wanted(job))
+        return self._holds(job) and _wanted(job)
+
+    def _holds(self, job: Job) -> bool:
+        return bool(Job.get_by_id(job.id).lease_owner == self._owner)
+
+    def _require_use(self, job: Job, stage: Stage) -> None:
+        """Raise where a stage need not go on.
+
+        What is being stored is stored whole, though a late slice has come: no half series stays in
+        the PACS, and the newer result names it as the earlier one.
+        """
+        if not (stage is Stage.STORE and self._holds(job)):
+            self._require_mine(job)
 
     def _require_mine(self, job: Job) -> None:
         if not self._mine(job):
