@@ -163,7 +163,9 @@ class Settings(BaseSettings):
     )
 
     reconcile_days: float = Field(
-        default=3.0, gt=0, description="only series that changed in the PACS within so many days"
+        default=3.0,
+        gt=0,
+        description="only series that changed in the PACS within so many days, or in an outage",
     )
 
     # Which series

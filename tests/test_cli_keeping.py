@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mrisr_node.records import Rejection, Series, open_records
+from mrisr_node.records import Instance, Rejection, Series, open_records
 from tests.spooling import refuse
 
 TOOL = (sys.executable, "-m", "mrisr_node.cli")
@@ -66,3 +66,15 @@ def test_backup_and_restore(settings, make_settings, tmp_path):
     assert restored.returncode == 0, restored.stderr
     open_records(other.database_path)
     assert Series.get().series_instance_uid == "1.2.3"
+
+
+def test_a_lost_file_is_named_at_both_ends(settings, make_settings, tmp_path):
+    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
+    path = f"{'0' * 40}/{'1' * 40}-{'2' * 24}.dcm"
+    Instance.create(series=series, sop_instance_uid="1.2.3.1", path=path, sha256="", size=1)
+    made = _run(settings, "backup", tmp_path / "a.tar")
+    assert made.returncode == 1
+    restored = _run(make_settings(data_dir=tmp_path / "other"), "restore", tmp_path / "a.tar")
+    assert restored.returncode == 0
+    for told in (made, restored):
+        assert path in told.stderr.replace("\n", "")

@@ -147,6 +147,9 @@ def restore(
         made = bring_back(
             settings, source, lambda done, total: bar.update(task, completed=done, total=total)
         )
+    for name in made.damaged:
+        words = f"missing or altered when the backup was made: {name}"
+        err.print(plain(words), style="red")
     size = decimal(made.size)
     out.print(
         f"{made.files} files, {size}, are in {settings.data_dir}; start the node", markup=False

@@ -119,11 +119,16 @@ def _free(job: Job, unrenewed: Unrenewed, looks: int) -> bool:
         if times < looks:
             unrenewed[job.id] = (job.lease_until, times)
             return False
-    Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
-        Job.id == job.id, Job.lease_owner == job.lease_owner
-    ).execute()
-    stage = job.stage or stages_of(Recipe(job.recipe))[0].value
-    Failure.create(series=job.series_id, stage=stage, kind=DIED)
+    with records.transaction():
+        freed = Job.update(lease_owner=None, lease_until=0.0, attempts=Job.attempts + 1).where(
+            Job.id == job.id,
+            Job.lease_owner == job.lease_owner,
+            Job.lease_until == job.lease_until,
+        )
+        if not freed.execute():
+            return False  # its owner has just renewed the lease, or let go
+        stage = job.stage or stages_of(Recipe(job.recipe))[0].value
+        Failure.create(series=job.series_id, stage=stage, kind=DIED)
     _log.warning("job %d was left by a worker that died in %s", job.id, job.stage or "the queue")
     return True
 

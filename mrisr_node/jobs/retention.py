@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +29,15 @@ __all__ = ["Retention"]
 
 _log = logging.getLogger(__name__)
 
+_EVERY = 600.0
 _DAY = 86_400.0
+_HOUR = 3600.0
 # A late slice is most likely soon after the end, and then needs the others.
-_YOUNGEST = 3600.0
-# So many series in one sweep, that the other rounds need not wait.
+_YOUNGEST = _HOUR
+# So many series in one sweep: the PACS has more to do.
 _AT_ONCE = 20
+# So many series in a row that the PACS cannot be asked about are no fault of theirs: it is down.
+_DOWN = 3
 _LEFTOVERS_EVERY = 6 * 3600.0
 
 HeldByPacs = Callable[[str, str], set[str]]
@@ -58,13 +63,26 @@ class Retention:
         self._held = held_by_pacs
         self._clock = clock
         self._quarantine = Quarantine(settings)
-        # Series that the PACS does not show whole, and when to ask again.
+        # Series that the PACS does not show whole, or says nothing of, and when to ask again.
         self._kept: dict[int, float] = {}
+        self._in_vain = 0
         self._leftovers_at = float("-inf")
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until told to stop, in a thread: PACS and disk may be slow, and others wait."""
+        while True:
+            try:
+                with records.connection():
+                    self.sweep()
+            except Exception:  # noqa: BLE001 - the next sweep may go
+                _log.exception("retention failed")
+            if stop.wait(_EVERY):
+                return
 
     def sweep(self) -> None:
         """Delete what is due, oldest first."""
         settings = self._settings
+        self._in_vain = 0
         try:
             self._by_age([State.DONE], settings.retention_days)
             self._by_age([State.SKIPPED, State.FAILED], settings.retention_failed_days)
@@ -140,10 +158,21 @@ class Retention:
 
     def _delete(self, series: Series, why: str) -> int:
         """Delete the copies of a series; return how many bytes that frees."""
-        shown = self._held(series.study_instance_uid, series.series_instance_uid)
+        try:
+            shown = self._held(series.study_instance_uid, series.series_instance_uid)
+        except DeliveryError as error:
+            self._in_vain += 1
+            # The next ones are tried; an outage must not keep those that it met for a day.
+            self._kept[series.id] = self._clock() + _HOUR
+            if self._in_vain == _DOWN:
+                raise
+            _log.warning("series %d is past retention (%s) and stays: %s", series.id, why, error)
+            return 0
+        self._in_vain = 0
         with records.transaction():
             now = Series.get_by_id(series.id)
             instances = list(Instance.select().where(Instance.series == series))
+            jobs = list(Job.select().where(Job.series == series, Job.lease_owner.is_null()))
             moved_on = (now.state, now.state_at) != (series.state, series.state_at)
             if moved_on or not _confirmed(now):
                 return 0
@@ -165,7 +194,7 @@ class Retention:
                 for path in paths:
                     path.unlink(missing_ok=True)
         freed = sum(instance.size for instance in instances)
-        for job in list(Job.select().where(Job.series == series, Job.lease_owner.is_null())):
+        for job in jobs:
             folder = self._job_folder(job)
             freed += size_of(folder)
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 
-from mrisr_node.beats import alive
+from mrisr_node import records
+from mrisr_node.beats import signs, write_beat
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.jobs.queues import Queues
@@ -22,39 +23,47 @@ __all__ = ["Rounds"]
 _log = logging.getLogger(__name__)
 
 _EVERY = 0.5
+_BEAT_EVERY = 5.0
 _RECOVER_EVERY = 5.0
-_RETAIN_EVERY = 600.0
+_BEAT = "rounds"
 
 
 class Rounds:
-    """What has to be looked at again and again, in one thread."""
+    """What has to be looked at again and again, in one thread; what may take long has its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._queues = Queues(settings)
-        self._reconciler = Reconciler(settings)
+        before = next((sign.details for sign in signs() if sign.process == _BEAT), {})
+        self._reconciler = Reconciler(settings, compared_at=before.get("compared_at"))
         self._assembly = Assembly(settings, self._reconciler.expected_instances)
         self._retention = Retention(settings, Pacs(settings).instances)
         self._unrenewed: Unrenewed = {}
-        self._recovered = self._reconciled = self._retained = float("-inf")
+        self._owner = records.owner_name()
+        self._beaten = self._recovered = self._reconciled = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Make rounds until told to stop; what fails in one is logged and tried in the next."""
-        reports = threading.Thread(
-            target=CommitmentReports(self._settings).run, args=(stop,), name="commitment reports"
-        )
-        reports.start()
-        with alive("rounds"):
-            while not stop.wait(_EVERY):
-                try:
-                    self.round()
-                except Exception:  # noqa: BLE001 - the rounds must go on
-                    _log.exception("a round failed")
-        reports.join()
+        reports = CommitmentReports(self._settings)
+        others = [
+            threading.Thread(target=reports.run, args=(stop,), name="commitment reports"),
+            threading.Thread(target=self._retention.run, args=(stop,), name="retention"),
+        ]
+        for thread in others:
+            thread.start()
+        while not stop.wait(_EVERY):
+            try:
+                self.round()
+            except Exception:  # noqa: BLE001 - the rounds must go on
+                _log.exception("a round failed")
+        for thread in others:
+            thread.join()
         self._reconciler.close()
 
     def round(self) -> None:
         """Make one round."""
+        self._beat()
+        self._reconciler.begin_round()
         self._retention.reopen()
         for job in self._assembly.sweep():
             self._queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
@@ -62,9 +71,16 @@ class Rounds:
         if now - self._recovered >= _RECOVER_EVERY:
             self._recovered = now
             recover(self._queues, self._unrenewed)
-        if now - self._reconciled >= self._settings.reconcile_seconds:
+        self._beat()
+        due = now - self._reconciled >= self._settings.reconcile_seconds
+        if due or self._reconciler.under_way:
             self._reconciled = now
             self._reconciler.sweep()
-        if now - self._retained >= _RETAIN_EVERY:
-            self._retained = now
-            self._retention.sweep()
+
+    def _beat(self) -> None:
+        """Give a sign of life from within the round: one that hangs gives none."""
+        now = time.monotonic()
+        if now - self._beaten >= _BEAT_EVERY:
+            # An outage may last: what the PACS got meanwhile is told by what is written here.
+            write_beat(_BEAT, self._owner, {"compared_at": self._reconciler.compared_at})
+            self._beaten = now

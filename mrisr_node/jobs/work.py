@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.pipeline import outcome, run_stage
+from mrisr_node.jobs.progress import ProgressWriter
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.remarks import remarks_on
@@ -64,7 +65,6 @@ __all__ = ["Worker"]
 _log = logging.getLogger(__name__)
 
 _HEARTBEAT = 5.0
-_PROGRESS_EVERY = 1.0
 
 
 class Worker:
@@ -95,8 +95,12 @@ class Worker:
             job = self._take(queue, job_id)
             if job is None:
                 return
-            with self._heartbeat(job):
-                self._run_stages(queue, job)
+            try:
+                with self._heartbeat(job):
+                    self._run_stages(queue, job)
+            except Exception:
+                self._give_back(job)
+                raise
 
     def _take(self, queue: Queue, job_id: int) -> Job | None:
         """Lease a job, unless it is somebody else's, another queue's, or no longer wanted."""
@@ -189,7 +193,7 @@ class Worker:
             sources=tuple(self._spool.paths(series)),
             settings=self._settings,
             recipe=Recipe(job.recipe),
-            progress=_ProgressWriter(job.id, lambda: self._require_mine(job)),
+            progress=ProgressWriter(job.id, lambda: self._require_use(job, stage)),
             remarks=remarks_on(job),
         )
         try:
@@ -314,8 +318,19 @@ class Worker:
 
     def _mine(self, job: Job) -> bool:
         """Tell whether this worker still holds the job, and the job still counts."""
-        now = Job.get_by_id(job.id)
-        return bool(now.lease_owner == self._owner and _wanted(job))
+        return self._holds(job) and _wanted(job)
+
+    def _holds(self, job: Job) -> bool:
+        return bool(Job.get_by_id(job.id).lease_owner == self._owner)
+
+    def _require_use(self, job: Job, stage: Stage) -> None:
+        """Raise where a stage need not go on.
+
+        What is being stored is stored whole, though a late slice has come: no half series stays in
+        the PACS, and the newer result names it as the earlier one.
+        """
+        if not (stage is Stage.STORE and self._holds(job)):
+            self._require_mine(job)
 
     def _require_mine(self, job: Job) -> None:
         if not self._mine(job):
@@ -325,6 +340,19 @@ class Worker:
         Job.update(lease_owner=None, lease_until=0.0).where(
             Job.id == job.id, Job.lease_owner == self._owner
         ).execute()
+
+    def _give_back(self, job: Job) -> None:
+        """Let go of a job of which nothing could be written down, or it would look like a death.
+
+        Without the records there is nothing else to do.
+        """
+        while True:
+            try:
+                self._release(job)
+                return
+            except PeeweeException:
+                _log.warning("job %d is not given back yet", job.id, exc_info=True)
+                time.sleep(_HEARTBEAT)
 
     @contextmanager
     def _heartbeat(self, job: Job) -> Iterator[None]:
@@ -364,25 +392,3 @@ def _wanted(job: Job) -> bool:
     series = Series.get_by_id(job.series_id)
     newest = Job.select().where(Job.series == series).order_by(Job.id.desc()).get()
     return State(series.state) in ACTIVE and newest.id == job.id
-
-
-class _ProgressWriter:
-    """Writes progress to the records, at most once a second, while the job still counts.
-
-    Parameters
-    ----------
-    require
-        Raises where it does not: nobody waits for the minutes that the stage would go on.
-    """
-
-    def __init__(self, job_id: int, require: Callable[[], None]) -> None:
-        self._job_id = job_id
-        self._require = require
-        self._written = 0.0
-
-    def __call__(self, part: float) -> None:
-        now = time.monotonic()
-        if now - self._written >= _PROGRESS_EVERY:
-            self._written = now
-            self._require()
-            Job.update(progress=part).where(Job.id == self._job_id).execute()

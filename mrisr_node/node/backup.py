@@ -74,6 +74,8 @@ class _Manifest(BaseModel):
     """The version of the tables (``migrations``)."""
     made_at: float
     files: dict[str, _File]
+    damaged: tuple[str, ...] = ()
+    """Files that were missing, or not what the records said, when it was made."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Contents:
     size: int
     """Bytes of all files."""
     damaged: tuple[str, ...] = ()
-    """Files of the node that are missing, or not what the records say."""
+    """Files of the node that were missing, or not what the records said, when it was made."""
 
 
 def back_up(
@@ -113,7 +115,7 @@ def back_up(
             # Of the records' copy; readable to us alone, as everything here.
             tempfile.TemporaryDirectory(prefix=".mrisr-backup-", dir=target.parent) as folder,
         ):
-            manifest, damaged = _write(settings, file, Path(folder), progress)
+            manifest = _write(settings, file, Path(folder), progress)
         draft.replace(target)
         sync(target.parent)
     except (OSError, sqlite3.Error) as error:
@@ -121,7 +123,7 @@ def back_up(
         raise BackupError(f"{target} cannot be written: {words}") from error
     finally:
         draft.unlink(missing_ok=True)
-    return _contents(target, manifest, damaged)
+    return _contents(target, manifest)
 
 
 def restore(
@@ -165,7 +167,7 @@ def restore(
     sync(data)
     draft.rmdir()
     sync(data)
-    return _contents(source, manifest, ())
+    return _contents(source, manifest)
 
 
 def _leftovers(data: Path) -> list[Path]:
@@ -190,9 +192,7 @@ def _is_ours(name: str) -> bool:
     return name in _MOVED or name.startswith(_RECORDS)
 
 
-def _write(
-    settings: Settings, file: IO[bytes], folder: Path, progress: Progress
-) -> tuple[_Manifest, tuple[str, ...]]:
+def _write(settings: Settings, file: IO[bytes], folder: Path, progress: Progress) -> _Manifest:
     data = settings.data_dir
     files: dict[str, _File] = {}
     missing, damaged = [], []
@@ -229,17 +229,23 @@ def _write(
                 if added := _add(tar, folder / name, name):
                     files[name] = added
             manifest = _Manifest(
-                software=__version__, tables=tables, made_at=time.time(), files=files
+                software=__version__,
+                tables=tables,
+                made_at=time.time(),
+                files=files,
+                damaged=tuple(damaged),
             )
             (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1))
             _add(tar, folder / _MANIFEST, _MANIFEST)
-    return manifest, tuple(damaged)
+    return manifest
 
 
 def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> list[str]:
     """Have the copy name no file that is missing; return those that should be there.
 
-    Files may go while the backup is made: then the database, as it is now, does not name them.
+    Files may go while the backup is made: then the database, as it is now, does not name them. What
+    retention took so is in the PACS. A file that is lost takes its row alone with it: the others of
+    its series may be the only copies there are.
     """
     with closing(sqlite3.connect(database)) as live:
         still = dict(live.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}")) if missing else {}
@@ -247,6 +253,8 @@ def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> l
         kind, _, path = name.partition("/")
         if kind == "quarantine":
             copy.execute("DELETE FROM rejection WHERE path = ?", (path,))
+        elif kind == "spool" and name in still:
+            copy.execute("DELETE FROM instance WHERE path = ?", (path,))
         elif kind == "spool":
             copy.execute(
                 "UPDATE series SET copies_deleted_at = ?"
@@ -374,6 +382,6 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
 
 
-def _contents(path: Path, manifest: _Manifest, damaged: tuple[str, ...]) -> Contents:
+def _contents(path: Path, manifest: _Manifest) -> Contents:
     total = sum(one.size for one in manifest.files.values())
-    return Contents(path, len(manifest.files), total, damaged)
+    return Contents(path, len(manifest.files), total, manifest.damaged)

@@ -17,13 +17,13 @@ from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import send_files
-from mrisr_node.jobs import pipeline
+from mrisr_node.jobs import pipeline, work
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover
 from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Instance, Job, Series, State, open_records
+from mrisr_node.records import DIED, Failure, Instance, Job, Series, State, open_records
 from tests.spooling import put
 from tests.web.web_door import served
 
@@ -145,15 +145,26 @@ def test_a_job_that_cannot_be_written_down_is_taken_again(settings, job, monkeyp
     for stage in (Stage.BRAIN, Stage.NORMALISE):
         monkeypatch.setitem(pipeline._STAGES, stage, lambda _: None)
     monkeypatch.setitem(pipeline._STAGES, Stage.CONVERT, convert)
+    released, release = [], worker._release
+
+    def until_it_can_be_written(job):
+        released.append(job)
+        if len(released) == 2:
+            lock.close()
+        release(job)
+
+    monkeypatch.setattr(worker, "_release", until_it_can_be_written)
+    monkeypatch.setattr(work, "_HEARTBEAT", 0.01)
     with lock:
         if moment == "before":
             lock.enter_context(locked(settings))
         with pytest.raises(OperationalError, match="locked"):
             worker.advance(Queue.CPU, job.id)  # Huey's consumer logs it and goes on
-        with pytest.raises(OperationalError):
-            Job.update(lease_until=0).execute()
-    # Nobody renews the lease of a worker that let go.
-    Job.update(lease_until=0).execute()
+    assert len(released) == (0 if moment == "before" else 2)
+    # Nobody died.
+    assert Job.get().lease_owner is None
+    assert Job.get().attempts == 0
+    assert not Failure.select().where(Failure.kind == DIED).exists()
     assert recover(queues) == 1
     worker.advance(Queue.CPU, job.id)
     assert Job.get().stage == Stage.SUPERRESOLVE

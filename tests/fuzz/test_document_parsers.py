@@ -11,8 +11,8 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import urljoin, urlsplit
 
-import httpx
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -219,12 +219,9 @@ def reconciler(make_settings):
 @example([[]], 200)
 @example(5, 200)
 def test_whatever_the_pacs_answers_the_rounds_go_on(reconciler, answer, status):
-    content = json.dumps(answer)
-    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=content))
-    with (
-        httpx.Client(transport=transport, base_url="http://pacs") as client,
-        mock.patch.object(reconciler, "_http", client),
-    ):
+    response = requests.Response()
+    response.status_code, response._content = status, json.dumps(answer).encode()
+    with mock.patch.object(reconciler._http, "request", return_value=response):
         expected = reconciler.expected_instances("1.2", "1.2.3")
         reconciler.sweep()
     assert expected is None or 0 <= expected < 2**31

@@ -6,11 +6,12 @@ import pytest
 from small_world import SLICES, small_world, sources_of
 
 from mrisr_node.beats import signs, write_beat
+from mrisr_node.jobs import recovery
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import recover
 from mrisr_node.jobs.stages import LEASE_SECONDS
-from mrisr_node.records import Beat, Job, Series, State, open_records
+from mrisr_node.records import Beat, Failure, Job, Series, State, open_records
 
 JUMPS = pytest.mark.parametrize("jump", [3600, -3600], ids=["ahead", "back"])
 
@@ -93,6 +94,23 @@ def test_a_worker_elsewhere_keeps_its_job_as_long_as_it_lives(settings, jump, mo
     assert [recover(queues, seen) for _ in range(3)] == [0, 0, 1]
     assert Job.get().attempts == 1
     assert Job.get().lease_owner is None
+    assert Failure.select().count() == 1
+
+
+def test_a_lease_that_is_renewed_while_it_is_looked_at_is_no_death(settings, monkeypatch):
+    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
+    series.move(State.COMPLETE)
+    series.move(State.QUEUED)
+    Job.create(series=series, recipe="native", lease_owner="elsewhere:1:x", lease_until=1.0)
+
+    def renewed(_owner):
+        Job.update(lease_until=time.time() + LEASE_SECONDS).execute()
+        return False
+
+    monkeypatch.setattr(recovery, "_dead", renewed)
+    assert recover(Queues(settings)) == 0
+    assert (Job.get().lease_owner, Job.get().attempts) == ("elsewhere:1:x", 0)
+    assert Failure.select().count() == 0
 
 
 def test_the_pacs_is_asked_again(settings, monkeypatch):
@@ -112,7 +130,7 @@ def test_the_pacs_is_asked_again(settings, monkeypatch):
     monkeypatch.setattr(
         reconciler, "_get", lambda path, params=None: [found] if path == "/series" else tags
     )
-    monkeypatch.setattr(reconciler._http, "post", lambda *_, **__: Answer())
+    monkeypatch.setattr(reconciler._http, "request", lambda *_, **__: Answer())
     assert [reconciler.sweep() for _ in range(2)] == [1, 0]
     now -= 3600
     assert [reconciler.sweep() for _ in range(2)] == [1, 0]

@@ -15,7 +15,7 @@ from mrisr_node.cli import app
 from mrisr_node.delays import LONGEST_DELAY, is_due, retry_delay
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.commitment import reference_of
-from mrisr_node.jobs import work
+from mrisr_node.jobs import progress, work
 from mrisr_node.jobs.dead_letters import NoDeadLetter, dead_letters, send_again, send_all_again
 from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.recovery import retry
@@ -192,6 +192,28 @@ def test_a_result_whose_files_are_gone_is_computed_anew(settings, pacs, delivera
     assert Job.get_by_id(job.id).stage == ""
 
 
+def test_what_is_being_stored_when_a_late_slice_comes_is_stored_whole(
+    settings, pacs, deliverable, monkeypatch
+):
+    job = deliverable(settings)
+    store = pacs._store
+
+    def late(body):
+        if not pacs.kept:
+            _series(job).move(State.RECEIVING, "a late slice arrived")
+        return store(body)
+
+    monkeypatch.setattr(pacs, "_store", late)
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    Worker(settings).advance(Queue.DELIVERY, job.id)
+    assert len(pacs.kept) == len(_files(settings, job)) > 24  # in more than one request
+    assert _series(job).state == State.RECEIVING
+    job = Job.get_by_id(job.id)
+    assert job.finished_at
+    assert job.lease_owner is None
+    assert job.delivered_at is None
+
+
 def test_the_files_may_go_after_the_button_was_pressed(settings, pacs, deliverable):
     job = deliverable(settings)
     _files(settings, job)[0].unlink()
@@ -215,7 +237,7 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
     with OrthancProcess(settings) as orthanc:
         first = []
 
-        class Stopping(work._ProgressWriter):
+        class Stopping(work.ProgressWriter):
             def __call__(self, part):
                 if not first:
                     first.append(part)
@@ -223,7 +245,7 @@ def test_orthanc_is_stopped_in_the_middle_and_started_again(
                         os.kill(orthanc.pid, signal.SIGKILL)
                     orthanc.stop()
 
-        monkeypatch.setattr(work, "_ProgressWriter", Stopping)
+        monkeypatch.setattr(work, "ProgressWriter", Stopping)
         Worker(settings).advance(Queue.DELIVERY, job.id)
         assert 0 < first[0] < 1
         assert _series(job).state == State.DELIVERING

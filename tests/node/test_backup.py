@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -22,6 +23,7 @@ from mrisr_node.intake.quarantine import Quarantine
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.jobs.dead_letters import dead_letters
+from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover, retry
 from mrisr_node.jobs.stages import Queue
@@ -191,6 +193,21 @@ def test_a_node_that_lost_or_altered_files_is_told_and_backed_up(settings, elsew
     restore(elsewhere, made.path)
     open_records(elsewhere.database_path)
     assert all(path.is_file() for path in _named(elsewhere))
+
+
+def test_one_lost_file_costs_the_series_no_other(settings, elsewhere, tmp_path):
+    lost, *others = Instance.select().order_by(Instance.id)
+    (settings.spool_dir / lost.path).unlink()
+    made = back_up(settings, tmp_path / "a.tar")
+    assert made.damaged == (f"spool/{lost.path}",)
+    assert restore(elsewhere, made.path).damaged == made.damaged
+    open_records(elsewhere.database_path)
+    assert Series.get().copies_deleted_at is None
+    assert {row.path for row in Instance.select()} == {row.path for row in others}
+    for file in _named(elsewhere):
+        os.utime(file, (1, 1))
+    remove_leftovers(elsewhere, time.time())
+    assert all((elsewhere.spool_dir / row.path).is_file() for row in others)
 
 
 def test_writers_are_not_held_up(settings, tmp_path):
