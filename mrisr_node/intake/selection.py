@@ -16,7 +16,8 @@ from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
 __all__ = ["SELECTION_TAGS", "SelectionRules", "select", "unsuitable_kind"]
 
 SELECTION_TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PhotometricInterpretation",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "FrameOfReferenceUID", "Modality", "ImageType", "PhotometricInterpretation",
     "BodyPartExamined", "ContributingEquipmentSequence", "Rows", "Columns", "PixelSpacing",
     "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -94,7 +95,8 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     NotEligible
         The series is not one for super-resolution, with the reason.
     ConversionError
-        It is one, and its slices make no regular volume, or a header cannot be read.
+        It is one, and its slices make no regular volume or are not of one patient, or a header
+        cannot be read.
     """
     acquisition = read_acquisition(_suitable(datasets))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)

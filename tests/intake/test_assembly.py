@@ -1,6 +1,8 @@
 """When a series is complete, and what follows."""
 
 import pytest
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.node.sample import Acquisition, write_sample
@@ -136,3 +138,49 @@ def test_too_few_slices_are_skipped_with_the_reason(settings, sample):
     series = Series.get()
     assert series.state == State.SKIPPED
     assert series.reason == "3 slices; at least 4 make a volume"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "several"),
+    [
+        ("PatientID", "ZP-4711-X", "patients"),
+        ("IssuerOfPatientID", "ZP-4711-X", "patients"),
+        ("PatientID", "", "patients"),
+        ("StudyInstanceUID", generate_uid(), "studies"),
+        ("FrameOfReferenceUID", generate_uid(), "frames of reference"),
+    ],
+)
+def test_two_senders_that_use_one_series_uid_get_no_result(
+    settings, sample, tmp_path, keyword, value, several
+):
+    """Their slices make a regular stack together, which shows two heads."""
+    for number, path in enumerate(sample.paths):
+        slice_ = dcmread(path)
+        if number % 2:
+            setattr(slice_, keyword, value)
+        slice_.save_as(tmp_path / path.name)
+        put(settings, tmp_path / path.name, sender="MR1" if number % 2 else "MR2")
+    clock = Clock()
+    clock.ahead = 61
+    assert Assembly(settings, clock=clock).sweep() == []
+    assert Job.select().count() == 0
+    series = Series.get()
+    assert series.state == State.FAILED
+    assert f"slices of several {several}" in series.reason
+    assert value == "" or value not in series.reason
+
+
+@pytest.mark.parametrize("keywords", [(), ("PatientID",), ("PatientID", "FrameOfReferenceUID")])
+def test_what_no_slice_says_is_one_patient_all_the_same(settings, sample, tmp_path, keywords):
+    for number, path in enumerate(sample.paths):
+        slice_ = dcmread(path)
+        for keyword in keywords:
+            # Empty and not there mean the same (PS3.5 7.4.5, type 2).
+            setattr(slice_, keyword, "")
+            if number % 2:
+                del slice_[keyword]
+        slice_.save_as(tmp_path / path.name)
+        put(settings, tmp_path / path.name)
+    clock = Clock()
+    clock.ahead = 61
+    assert len(Assembly(settings, clock=clock).sweep()) == 1
