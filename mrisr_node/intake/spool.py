@@ -23,6 +23,7 @@ from mrisr_node import records
 from mrisr_node.durable import sync
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.commits import Commits
+from mrisr_node.intake.part_10 import hold_the_same
 from mrisr_node.intake.screening import Header
 from mrisr_node.records import Instance, Rejection, Series, State
 
@@ -127,18 +128,34 @@ class Spool:
         """Keep a synced draft; return what became of it once that is durable.
 
         An instance that comes again with the same bytes is kept once. The same UID with other bytes
-        is not believed: the first is kept, the second goes to quarantine.
+        is not believed: the first is kept, the second goes to quarantine. The file meta information
+        does not count.
         """
         folder = hashlib.sha256(header.series_instance_uid.encode()).hexdigest()[:40]
         name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()[:40]
         # With the content in its name, no file ever takes the place of another one.
         path = self._folder / folder / f"{name}-{draft.sha256[:24]}.dcm"
         outcome = self._commits.add(_Kept(header, draft, sender, path))
+        if outcome is StoreOutcome.DIFFERENT and self._holds(header, draft):
+            outcome = StoreOutcome.SAME
         if outcome is StoreOutcome.DIFFERENT:
             reason = "the same SOP instance came before with other content"
             self.reject(draft, reason, sender, header.sop_instance_uid, address)
         draft.drop()
         return outcome
+
+    def _holds(self, header: Header, draft: Draft) -> bool:
+        """Tell whether the instance is here as it comes again, but for its file meta information.
+
+        Another version has written that; this is asked of few, and outside any lock.
+        """
+        row = Instance.get_or_none(Instance.sop_instance_uid == header.sop_instance_uid)
+        if row is None:
+            return False
+        try:
+            return hold_the_same(self._folder / row.path, draft.path)
+        except FileNotFoundError:
+            return False  # its copy was deleted: nobody can tell
 
     def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Make several drafts instances; all are durable after it, or none is."""
