@@ -221,7 +221,7 @@ class StorageProvider:
         # Peers ask us, and the PACS reports to us in the role of the SCP (PS3.4 J.3.3).
         ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
         handlers: list[Any] = [
-            *commitment.handlers(settings),
+            *commitment.handlers(settings, self._spool),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_PDU_RECV, self._on_pdu),

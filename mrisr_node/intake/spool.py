@@ -27,7 +27,7 @@ from mrisr_node.intake.part_10 import hold_the_same
 from mrisr_node.intake.screening import Header
 from mrisr_node.records import Instance, Rejection, Series, State
 
-__all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome"]
+__all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome", "quarantine_name"]
 
 _DRAFTS = "drafts"
 _WITHDRAWING = 1.0
@@ -111,7 +111,7 @@ class Spool:
         """
         leftovers = list(self._drafts.iterdir())
         for path in leftovers:
-            path.unlink()
+            path.unlink(missing_ok=True)
         return len(leftovers)
 
     def draft(self, encoded: bytes) -> Draft:
@@ -244,13 +244,19 @@ class Spool:
     ) -> None:
         """Keep an object that is not accepted, once, with its reason and where it came from."""
         draft.sync()
-        path = self._quarantine / f"{draft.sha256[:40]}.dcm"
+        path = self._quarantine / quarantine_name(draft.sha256)
         # Whoever deletes from quarantine holds the same lock.
         with records.transaction():
             with suppress(FileExistsError):
                 os.link(draft.path, path)
             sync(self._quarantine)
-            if not Rejection.select().where(Rejection.path == path.name).exists():
+            known = Rejection.get_or_none(Rejection.path == path.name)
+            if known and sop_instance_uid and not known.sop_instance_uid:
+                # Refused before for what it was, and now for what is here: storage commitment asks.
+                Rejection.update(reason=reason, sop_instance_uid=sop_instance_uid[:64]).where(
+                    Rejection.id == known.id
+                ).execute()
+            if known is None:
                 Rejection.create(
                     path=path.name,
                     reason=reason,
@@ -263,6 +269,11 @@ class Spool:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
         rows = Instance.select().where(Instance.series == series)
         return [self._folder / row.path for row in rows.order_by(Instance.sop_instance_uid)]
+
+
+def quarantine_name(sha256: str) -> str:
+    """Return the name of a file in quarantine: of the same bytes, always the same."""
+    return f"{sha256[:40]}.dcm"
 
 
 def _series_of(header: Header, sender: str) -> Series:
