@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ _KINDS = {
     "DIFFUSION": "a diffusion series",
 }
 _HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC", "PITUITARY"})
+# Code String (PS3.5 6.2)
+_CODE = re.compile("[A-Z0-9 _]{1,16}")
 # Below this ratio of slice distance to pixel spacing there is nothing to gain.
 _MINIMUM_FACTOR = 1.5
 
@@ -71,13 +74,15 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
         The values of ImageType.
     """
     if modality and modality != "MR":
-        return f"modality {modality}: only MR images are processed"
+        return f"{_quoted('modality', modality)}: only MR images are processed"
     if sop_class_uid not in SOP_CLASSES:
-        return f"{UID(sop_class_uid).name}: no MR image that can be processed"
+        name = UID(sop_class_uid).name
+        known = name if name != sop_class_uid else "another SOP class"
+        return f"{known}: no MR image that can be processed"
     for value in image_type:
-        words = _KINDS.get(str(value).strip().upper())
-        if words:
-            return f"{words} (ImageType {value})"
+        kind = str(value).strip().upper()
+        if kind in _KINDS:
+            return f"{_KINDS[kind]} (ImageType {kind})"
     return None
 
 
@@ -115,6 +120,8 @@ def _suitable(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     for dataset in datasets:
         try:
             reason = _unsuitable(dataset)
+        except MemoryError:
+            raise
         except Exception as error:  # pydicom raises anything on a damaged header
             raise ConversionError(
                 f"a header of the series cannot be read ({type(error).__name__}); send it again"
@@ -143,8 +150,15 @@ def _unsuitable(dataset: Dataset) -> str | None:
             pass
         case _:
             return "a colour image"
-    part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
-    return None if part in _HEADS else f"body part {part}: only heads are processed"
+    part = str(dataset.get("BodyPartExamined") or "")
+    if part.replace(" ", "").upper() in _HEADS:
+        return None
+    return f"{_quoted('body part', part)}: only heads are processed"
+
+
+def _quoted(what: str, code: str) -> str:
+    """Return what a header says in code; what is none is not repeated: people type names there."""
+    return f"{what} {code}" if _CODE.fullmatch(code) else f"another {what}"
 
 
 def _values(dataset: Dataset, name: str) -> list[str]:

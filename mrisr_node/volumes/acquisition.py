@@ -122,6 +122,8 @@ def slices_of(dataset: Dataset) -> list[Slice]:
             )
             for number, frame in enumerate(frames, start=1)
         ]
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom raises anything on a damaged header
         raise NotEligible(
             "the images do not say where in the patient they lie (position, orientation or pixel"
@@ -206,6 +208,8 @@ def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
                 several: [str(dataset.get(keyword) or "").strip() for keyword in keywords]
                 for several, keywords in _IN_COMMON.items()
             }
+        except MemoryError:
+            raise
         except Exception as error:  # pydicom raises anything on a damaged header
             raise ConversionError(
                 f"a header of the series cannot be read ({type(error).__name__}); send it again"

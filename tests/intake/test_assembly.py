@@ -2,11 +2,13 @@
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from mrisr_node.intake import assembly as module
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Job, Series, State, Transition, open_records
+from mrisr_node.records import Failure, Job, Series, State, Transition, open_records
 from tests.spooling import put
 
 
@@ -184,3 +186,44 @@ def test_what_no_slice_says_is_one_patient_all_the_same(settings, sample, tmp_pa
     clock = Clock()
     clock.ahead = 61
     assert len(Assembly(settings, clock=clock).sweep()) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error"),
+    [
+        (module, "dcmread", OSError(5, "Input/output error")),
+        (module, "dcmread", MemoryError()),
+        (Dataset, "get", MemoryError()),
+    ],
+)
+def test_a_machine_that_cannot_read_fails_no_series(
+    settings, sample, monkeypatch, where, what, error
+):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths)
+    clock.ahead = 61
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, fail)
+        for _ in range(3):  # tried once, and not again at once
+            assert assembly.sweep() == []
+    series = Series.get()
+    assert series.state == State.COMPLETE
+    assert "cannot be read now" in series.reason
+    assert [(f.stage, f.kind) for f in Failure.select()] == [("selection", type(error).__name__)]
+    clock.ahead += 6
+    assert len(assembly.sweep()) == 1
+    assert Series.get().state == State.QUEUED
+
+
+def test_a_file_that_is_gone_fails_its_series(settings, sample):
+    clock = Clock()
+    _receive(settings, sample.paths)
+    next(settings.spool_dir.rglob("*.dcm")).unlink()
+    clock.ahead = 61
+    assert Assembly(settings, clock=clock).sweep() == []
+    assert Series.get().state == State.FAILED

@@ -5,6 +5,7 @@ import ipaddress
 import subprocess
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
@@ -298,6 +299,15 @@ def test_a_full_disk_refuses_before_anything_is_written(settings, sample):
     assert "0xA700" in refused[0]
     assert Instance.select().count() == 0
     assert not any(settings.spool_dir.rglob("*.dcm"))
+
+
+def test_drafts_that_somebody_else_removes_meanwhile_are_cleared(settings, monkeypatch):
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    gone, there = spool.draft(b"gone"), spool.draft(b"there")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone.path, there.path]))
+    gone.drop()
+    assert spool.clear_drafts() == 2
+    assert not there.path.exists()
 
 
 def test_a_silent_connection_does_not_keep_others_out(receiver, settings, sample):
