@@ -11,9 +11,18 @@ import uuid
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-__all__ = ["MANUFACTURER_MODEL_NAME", "derive_uid", "is_own_result"]
+__all__ = [
+    "IMPLEMENTATION_CLASS_UID",
+    "IMPLEMENTATION_VERSION_NAME",
+    "MANUFACTURER_MODEL_NAME",
+    "derive_uid",
+    "is_own_result",
+]
 
 MANUFACTURER_MODEL_NAME = "mrisr_node"
+IMPLEMENTATION_VERSION_NAME = "MRISR_NODE"
+"""In associations and received files: without a version, so that an instance that comes again after
+an upgrade becomes the same file."""
 
 _NAMESPACE = uuid.UUID("5b0f1d0e-6f0c-5b1e-9c55-0d6f3a1f2c77")
 
@@ -22,6 +31,10 @@ def derive_uid(*parts: str) -> UID:
     """Return the UID that always belongs to these parts, under the root 2.25."""
     # The separator cannot occur in a UID, a digest or a number, so different parts stay different.
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}")
+
+
+IMPLEMENTATION_CLASS_UID = derive_uid("implementation")
+"""PS3.7 D.3.3.2."""
 
 
 def is_own_result(dataset: Dataset) -> bool:

@@ -1,14 +1,17 @@
-"""One process at a time: a lock on a file, which ends with the process that holds it."""
+"""One process at a time: a lock on a file or folder, which ends with the process that holds it."""
 
 from __future__ import annotations
 
 import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from mrisr_node.errors import SettingsError
 
-__all__ = ["claim"]
+__all__ = ["claim", "held"]
 
 
 def claim(path: Path, taken: str) -> IO[str]:
@@ -26,3 +29,14 @@ def claim(path: Path, taken: str) -> IO[str]:
         file.close()
         raise SettingsError(taken) from error
     return file
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, once whoever holds it has given it back."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -24,7 +24,9 @@ from pydantic_settings import (
 )
 
 from mrisr_node.addresses import Address, AETitle, Listener, Network, Port
+from mrisr_node.durable import sync
 from mrisr_node.errors import SettingsError
+from mrisr_node.locks import held
 from mrisr_node.logs import LogFormat
 
 __all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "StorageCommitment", "load_settings"]
@@ -344,20 +346,23 @@ class Settings(BaseSettings):
         """Return the secret kept under `name` in ``data_dir/secrets``, made at first use."""
         path = self.data_dir / "secrets" / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
-        if not path.exists():
-            # Several processes start at once: whoever links first wins, all read the same.
-            with os.fdopen(
-                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
-            ) as file:
-                file.write(secrets.token_urlsafe(24))
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
+        if not _has_words(path):
+            # Several processes start at once: the first one makes it, and all read the same.
+            with held(path.parent):
+                if not _has_words(path):
+                    draft = path.with_name(f".{name}")
+                    made = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                    with os.fdopen(made, "w") as file:
+                        file.write(secrets.token_urlsafe(24))
+                    sync(draft)
+                    draft.replace(path)
+                    sync(path.parent)
         return path.read_text().strip()
+
+
+def _has_words(path: Path) -> bool:
+    """Tell whether a file is there and not empty, as a power cut may leave one."""
+    return path.exists() and bool(path.read_text().strip())
 
 
 def _settings_file() -> Path | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.errors import NotEligible, SeriesError
 from mrisr_node.intake.selection import SELECTION_TAGS, SelectionRules, select
 from mrisr_node.intake.spool import Spool
@@ -27,6 +28,8 @@ _STILL = 1.0
 _ASK_AGAIN = 5.0
 # How many quiet times to wait for instances that the PACS has and the node has not.
 _PATIENCE = 6
+# Until a series is tried again whose files could not be read: seconds, doubled each time.
+_FIRST_DELAY = 5.0
 
 ExpectedInstances = Callable[[str, str], int | None]
 
@@ -64,6 +67,8 @@ class Assembly:
         self._expected = expected_instances
         self._clock = clock
         self._evidences: dict[int, _Evidence] = {}
+        self._put_off: dict[int, tuple[int, float]] = {}
+        """Vain tries to read a series, and when it is tried again."""
 
     def sweep(self) -> list[Job]:
         """Complete what is complete and return the jobs that came out of it."""
@@ -76,6 +81,8 @@ class Assembly:
         for series in list(open_series):
             try:
                 if series.state == State.RECEIVING.value and not self._complete(series):
+                    continue
+                if not is_due(self._put_off.get(series.id, (0, 0.0))[1], self._clock()):
                     continue
                 job = self._decide(series)
             except StateError:
@@ -111,6 +118,7 @@ class Assembly:
         if not complete:
             return False
         del self._evidences[series.id]
+        self._put_off.pop(series.id, None)
         with transaction():
             if Series.get_by_id(series.id).last_instance_at != series.last_instance_at:
                 return False
@@ -173,6 +181,9 @@ class Assembly:
             self._fail(series, error, str(error))
             return None
         except Exception as error:  # noqa: BLE001 - headers can be broken in any way
+            if _passes(error):
+                self._later(series, error)
+                return None
             self._fail(series, error, f"the headers cannot be used ({type(error).__name__})")
             _log.exception("series %d failed in selection", series.id)
             return None
@@ -187,7 +198,27 @@ class Assembly:
         _log.info("series %d queued as job %d", series.id, job.id)
         return job
 
+    def _later(self, series: Series, error: Exception) -> None:
+        """Put off a series that nothing is known against."""
+        tries = self._put_off.get(series.id, (0, 0.0))[0] + 1
+        delay = retry_delay(tries, _FIRST_DELAY)
+        self._put_off[series.id] = tries, self._clock() + delay
+        words = f"its files cannot be read now ({type(error).__name__}); next try in {delay:.0f} s"
+        _log.error("series %d: %s", series.id, words, exc_info=True)
+        with transaction():
+            Series.update(reason=words).where(
+                Series.id == series.id, Series.state == State.COMPLETE.value
+            ).execute()
+            Failure.create(series=series, stage="selection", kind=type(error).__name__)
+
     def _fail(self, series: Series, error: Exception, reason: str) -> None:
         with transaction():
             series.move(State.FAILED, reason)
             Failure.create(series=series, stage="selection", kind=type(error).__name__)
+
+
+def _passes(error: Exception) -> bool:
+    """Tell whether it is the machine's fault: a full memory, a disk that does not answer."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    return isinstance(error, (MemoryError, OSError))

@@ -12,6 +12,7 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext
 
 from mrisr_node.errors import DeliveryError
+from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = ["Destination", "association"]
 
@@ -56,6 +57,8 @@ def association(
         No association comes about.
     """
     ae = AE(ae_title=destination.calling)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
 
     def on_open(event: Any) -> None:  # noqa: ANN401 - pynetdicom's event

@@ -22,8 +22,9 @@ from pynetdicom import evt
 from pynetdicom.sop_class import StorageCommitmentPushModelInstance
 
 from mrisr_node import records
-from mrisr_node.intake.commitment_reports import report_here
+from mrisr_node.intake.commitment_reports import may_report_here, report_here
 from mrisr_node.intake.screening import count_items
+from mrisr_node.intake.spool import OutOfSpace, Spool
 from mrisr_node.records import CommitmentReport, CommitmentRequest
 from mrisr_node.settings import Settings
 
@@ -49,6 +50,8 @@ _ALL_KEPT, _SOME_NOT_KEPT = 1, 2  # PS3.4 J.3.3: Event Types
 # counted before anything is decoded: an empty one has eight bytes, and in pydicom two kilobytes.
 _MOST_ITEMS = 20_000
 _MOST_BYTES = 4 * 1024**2
+# Of one peer, with no report on them yet.
+_MOST_OPEN = 100
 
 
 def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]:
@@ -65,10 +68,10 @@ def _guarded(handler: Callable[[Any], int]) -> Callable[[Any], tuple[int, None]]
     return handle
 
 
-def handlers(settings: Settings) -> list[Any]:
+def handlers(settings: Settings, spool: Spool) -> list[Any]:
     """Return pynetdicom's event handlers for the receiver."""
     return [
-        (evt.EVT_N_ACTION, _guarded(_Requests(settings).take)),
+        (evt.EVT_N_ACTION, _guarded(_Requests(settings, spool).take)),
         (evt.EVT_N_EVENT_REPORT, _reports_to(settings)),
     ]
 
@@ -94,8 +97,9 @@ def reference_of(path: Path) -> Reference:
 
 
 class _Requests:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spool: Spool) -> None:
         self._settings = settings
+        self._spool = spool
 
     def take(self, event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
         """Note a peer's request, so that a restart does not lose it."""
@@ -120,7 +124,11 @@ class _Requests:
             return _INVALID_VALUE
         if not references or not all(UID(u).is_valid for u in chain([transaction], *references)):
             return _INVALID_VALUE
-        known = self._note(peer, transaction, json.dumps(sorted(references)))
+        instances = json.dumps(sorted(references))
+        if why := self._no_room(peer, transaction, len(instances)):
+            _log.warning("storage commitment asked by %s refused: %s", peer, why)
+            return _RESOURCE_LIMITATION
+        known = self._note(peer, transaction, instances)
         if known is None:
             _log.warning("%s used one Transaction UID for two requests", peer)
             return _PROCESSING_FAILURE
@@ -128,6 +136,23 @@ class _Requests:
         if self._settings.peer_address(peer) is None:
             report_here(self._settings, event.assoc, known)
         return _SUCCESS
+
+    def _no_room(self, peer: str, transaction: str, size: int) -> str:
+        """Return why a request cannot be taken now; nothing where it can."""
+        others = CommitmentReport.select().where(
+            CommitmentReport.peer == peer,
+            CommitmentReport.transaction_uid != transaction,
+            CommitmentReport.ended_at.is_null(),
+        )
+        if others.count() >= _MOST_OPEN:
+            return f"it has not got its reports on {_MOST_OPEN} other requests"
+        if self._settings.peer_address(peer) is None and not may_report_here():
+            return "too many requests wait on their associations; commitment_peers names no address"
+        try:
+            self._spool.check_space(size)
+        except OutOfSpace as error:
+            return str(error)
+        return ""
 
     def _note(self, peer: str, transaction: str, instances: str) -> int | None:
         """Return the row of a request, new or asked again, or None where it is another one."""

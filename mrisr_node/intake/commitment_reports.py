@@ -7,6 +7,7 @@ delays for as long as a result would be, and the records remember it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -29,11 +30,12 @@ from mrisr_node.addresses import Listener
 from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
 from mrisr_node.errors import DeliveryError, NodeError
 from mrisr_node.intake.association import Destination, association
+from mrisr_node.intake.spool import quarantine_name
 from mrisr_node.intake.tls import client_context
 from mrisr_node.records import CommitmentReport, CommitmentRequest, Instance, Rejection
 from mrisr_node.settings import Settings
 
-__all__ = ["CommitmentReports", "report_here"]
+__all__ = ["CommitmentReports", "may_report_here", "report_here"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +47,13 @@ _CLASS_CONFLICT = 0x0119
 _EVERY = 1.0
 # A peer that waits for its report is still there after a second; one that does not has released.
 _PEER_WAITS = 1.0
+# Reports of a process that wait on their associations, a thread each.
+_MOST_WAITING = 16
+_WAITING = "report on commitment"
 # Instances looked at while nobody else may write.
 _AT_ONCE = 200
+# One at a time: to read what a request names may take all of the disk.
+_READING = threading.Lock()
 _KEPT_DAYS = 30
 
 
@@ -69,10 +76,19 @@ class CommitmentReports:
 
     def round(self) -> None:
         """Send what is due now."""
-        owed = CommitmentReport.select().where(CommitmentReport.ended_at.is_null())
-        for report in list(owed.order_by(CommitmentReport.id)):
-            address = self._settings.peer_address(report.peer)
-            if address is not None and is_due(report.not_before, time.time()):
+        owed = CommitmentReport.ended_at.is_null()
+        # Without what they name, which may be megabytes each.
+        rows = CommitmentReport.select(CommitmentReport.id, CommitmentReport.not_before).where(
+            owed,
+            CommitmentReport.peer.in_(
+                [*self._settings.commitment_peers, self._settings.pacs_ae_title]
+            ),
+        )
+        for row in list(rows.order_by(CommitmentReport.id)):
+            if not is_due(row.not_before, time.time()):
+                continue
+            report = CommitmentReport.get_or_none(CommitmentReport.id == row.id, owed)
+            if report and (address := self._settings.peer_address(report.peer)):
                 self._send(report, address)
         if time.monotonic() - self._forgot > 3600:
             self._forgot = time.monotonic()
@@ -111,6 +127,12 @@ class CommitmentReports:
         ).execute()
 
 
+def may_report_here() -> bool:
+    """Tell whether one more report may wait on its association."""
+    waiting = sum(thread.name == _WAITING for thread in threading.enumerate())
+    return waiting < _MOST_WAITING
+
+
 def report_here(settings: Settings, there: Any, report_id: int) -> None:  # noqa: ANN401
     """Report on the association of the request, where the peer still holds it open soon after."""
 
@@ -126,7 +148,7 @@ def report_here(settings: Settings, there: Any, report_id: int) -> None:  # noqa
                     " commitment_peers", report.peer, error,
                 )  # fmt: skip
 
-    threading.Thread(target=wait_and_report, daemon=True, name="report on commitment").start()
+    threading.Thread(target=wait_and_report, daemon=True, name=_WAITING).start()
 
 
 def _report(settings: Settings, report: CommitmentReport, there: Any) -> None:  # noqa: ANN401
@@ -139,7 +161,7 @@ def _report(settings: Settings, report: CommitmentReport, there: Any) -> None:  
     """
     references = json.loads(report.instances)
     if report.failed is None:
-        failed = _failures(settings, report.peer, references)
+        failed = _failures(settings, references)
         report.failed = json.dumps(failed)
         CommitmentReport.update(failed=report.failed).where(
             CommitmentReport.id == report.id
@@ -163,46 +185,59 @@ def _report(settings: Settings, report: CommitmentReport, there: Any) -> None:  
     _log.info("%s has its report on storage commitment: %s", report.peer, words)
 
 
-def _failures(settings: Settings, peer: str, references: list[list[str]]) -> dict[str, int]:
+def _failures(settings: Settings, references: list[list[str]]) -> dict[str, int]:
     """Return what we do not have, each with its reason; the rest is promised from now on."""
-    failed = {}
-    for start in range(0, len(references), _AT_ONCE):
+    failed: dict[str, int] = {}
+    # Each pair once, or one large file could be asked for a thousand times.
+    pairs = list(dict.fromkeys((sop_class, uid) for sop_class, uid in references))
+    for start in range(0, len(pairs), _AT_ONCE):
+        asked = pairs[start : start + _AT_ONCE]
+        found = Instance.select().where(Instance.sop_instance_uid.in_([uid for _, uid in asked]))
+        rows = {row.sop_instance_uid: row for row in found}
+        # All files are read before the lock is taken: nobody should wait for that.
+        with _READING:
+            for sop_class, uid in asked:
+                if reason := _file_failure(settings.spool_dir, rows.get(uid), sop_class):
+                    failed[uid] = reason
         # What takes instances away holds the same lock, so nothing goes between look and promise.
         with records.transaction():
-            kept = []
-            for sop_class, uid in references[start : start + _AT_ONCE]:
-                reason = _failure(settings.spool_dir, peer, sop_class, uid)
-                if reason is None:
-                    kept.append(uid)
-                else:
+            for uid in rows.keys() - failed.keys():
+                if reason := _record_failure(settings.spool_dir, rows[uid]):
                     failed[uid] = reason
             Instance.update(committed_at=time.time()).where(
-                Instance.sop_instance_uid.in_(kept), Instance.committed_at.is_null()
+                Instance.id.in_([rows[uid].id for uid in rows.keys() - failed.keys()]),
+                Instance.committed_at.is_null(),
             ).execute()
     return failed
 
 
-def _failure(spool: Path, peer: str, sop_class: str, uid: str) -> int | None:
-    """Return why an instance cannot be promised, or None where it is here as it was sent."""
-    row = Instance.get_or_none(Instance.sop_instance_uid == uid)
-    # Once copies are deleted by retention, what comes again is held for a day only.
-    if row is None or row.series.copies_deleted_at is not None:
+def _file_failure(spool: Path, row: Instance | None, sop_class: str) -> int | None:
+    """Return why an instance's file cannot be promised, or None where it is as it was sent."""
+    if row is None:
         return _NO_SUCH_INSTANCE
     path = spool / row.path
     try:
-        if path.stat().st_size != row.size:
-            return _PROCESSING_FAILURE
         if read_file_meta_info(path).MediaStorageSOPClassUID != sop_class:
             return _CLASS_CONFLICT
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
     except FileNotFoundError:
         return _NO_SUCH_INSTANCE
     except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged file
         return _PROCESSING_FAILURE
-    # Under this UID the peer sent something else later, which is not what we would keep.
-    other = (
-        (Rejection.sop_instance_uid == uid)
-        & (Rejection.sender == peer)
-        & (Rejection.at > row.received_at)
+    return None if whole else _PROCESSING_FAILURE
+
+
+def _record_failure(spool: Path, row: Instance) -> int | None:
+    """Return why an instance cannot be promised whose file was whole; the write lock is held."""
+    now = Instance.get_or_none(Instance.id == row.id, Instance.sha256 == row.sha256)
+    # Once copies are deleted by retention, what comes again is held for a day only.
+    if now is None or now.series.copies_deleted_at is not None or not (spool / row.path).exists():
+        return _NO_SUCH_INSTANCE
+    # Somebody sent something else under this UID. Who sent which cannot be told from quarantine:
+    # the same bytes lie there once, whoever brought them.
+    other = (Rejection.sop_instance_uid == row.sop_instance_uid) & (
+        Rejection.path != quarantine_name(row.sha256)
     )
     return _PROCESSING_FAILURE if Rejection.select().where(other).exists() else None
 

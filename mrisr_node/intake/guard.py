@@ -14,6 +14,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 __all__ = ["MAXIMUM_PDU", "Guard", "GuardedSocket", "GuardedTLSSocket", "TooMuch"]
@@ -44,7 +45,8 @@ class Guard:
     Parameters
     ----------
     maximum_message
-        Bytes of one C-STORE message, which are in memory until it is whole; others may have less.
+        Bytes of one C-STORE message, which are in memory until it is answered, together with those
+        of the messages before it that are not answered; others may have less.
     clock
         Seconds, monotonic.
     """
@@ -60,6 +62,7 @@ class Guard:
         self._missing = 6
         self._first = True
         self._unanswered = 0
+        self._unanswered_bytes: deque[int] = deque()
         self._counting = threading.Lock()
         self.received_bytes = 0
 
@@ -123,6 +126,11 @@ class Guard:
             raise TooMuch(
                 f"a message has more than {self._maximum_message} bytes (maximum_instance_bytes)"
             )
+        if self._message_bytes + self._waiting_bytes() > self._maximum_message:
+            raise TooMuch(
+                f"a message, and those before it that are not answered, have more than"
+                f" {self._maximum_message} bytes (maximum_instance_bytes)"
+            )
         if not self._may_store and self._message_bytes > _OTHER_MESSAGE:
             raise TooMuch(
                 f"a message that may hold no instance has more than {_OTHER_MESSAGE} bytes"
@@ -141,14 +149,26 @@ class Guard:
 
     def message_ended(self) -> None:
         """Take note that a message is whole: the next one has time and bytes of its own."""
-        self._message_since, self._message_bytes, self._may_store = None, 0, True
         with self._counting:
             self._unanswered += 1
+            self._unanswered_bytes.append(self._message_bytes)
+            self._forget_answered()
+        self._message_since, self._message_bytes, self._may_store = None, 0, True
 
     def message_sent(self) -> None:
         """Take note that a message went the other way: an answer, or a request of ours."""
         with self._counting:
             self._unanswered -= 1
+            self._forget_answered()
+
+    def _waiting_bytes(self) -> int:
+        with self._counting:
+            return sum(self._unanswered_bytes)
+
+    def _forget_answered(self) -> None:
+        """Drop the bytes of the oldest messages; an answer to a request of ours waits for none."""
+        while len(self._unanswered_bytes) > max(self._unanswered, 0):
+            self._unanswered_bytes.popleft()
 
 
 class _Guarded(socket.socket):

@@ -29,8 +29,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from mrisr_node import records
+from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from mrisr_node.intake import commitment
 from mrisr_node.intake.guard import MAXIMUM_PDU, Guard, GuardedSocket, GuardedTLSSocket
+from mrisr_node.intake.part_10 import in_file_format
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, TRANSFER_SYNTAXES, Rejected
 from mrisr_node.intake.spool import OutOfSpace, Spool, StoreOutcome
@@ -203,6 +205,8 @@ class StorageProvider:
         )
         self._screener = Screener()
         ae = AE(ae_title=settings.ae_title)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.require_called_aet = True
         ae.maximum_associations = settings.associations_per_process
         ae.maximum_pdu_size = MAXIMUM_PDU
@@ -217,7 +221,7 @@ class StorageProvider:
         # Peers ask us, and the PACS reports to us in the role of the SCP (PS3.4 J.3.3).
         ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
         handlers: list[Any] = [
-            *commitment.handlers(settings),
+            *commitment.handlers(settings, self._spool),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_PDU_RECV, self._on_pdu),
@@ -343,12 +347,17 @@ class StorageProvider:
         return status
 
     def _store(self, event: Any, sender: str) -> int:  # noqa: ANN401 - pynetdicom's event
-        encoded: bytes = event.encoded_dataset()
+        request = event.request
+        encoded = in_file_format(
+            event.encoded_dataset(include_meta=False),
+            request.AffectedSOPClassUID,
+            request.AffectedSOPInstanceUID,
+            event.context.transfer_syntax,
+        )
         address = str(event.assoc.requestor.address)
         self._spool.check_space(len(encoded))
         draft = self._spool.draft(encoded)
         try:
-            request = event.request
             try:
                 header = self._screener.screen(
                     draft.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
 __all__ = ["SELECTION_TAGS", "SelectionRules", "select", "unsuitable_kind"]
 
 SELECTION_TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PhotometricInterpretation",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "FrameOfReferenceUID", "Modality", "ImageType", "PhotometricInterpretation",
     "BodyPartExamined", "ContributingEquipmentSequence", "Rows", "Columns", "PixelSpacing",
     "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -48,6 +50,8 @@ _KINDS = {
     "DIFFUSION": "a diffusion series",
 }
 _HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC", "PITUITARY"})
+# Code String (PS3.5 6.2)
+_CODE = re.compile("[A-Z0-9 _]{1,16}")
 # Below this ratio of slice distance to pixel spacing there is nothing to gain.
 _MINIMUM_FACTOR = 1.5
 # 128 slices of 1024 x 1024: more than any thick-slice scan of a head. Conversion takes up to 16
@@ -73,13 +77,15 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
         The values of ImageType.
     """
     if modality and modality != "MR":
-        return f"modality {modality}: only MR images are processed"
+        return f"{_quoted('modality', modality)}: only MR images are processed"
     if sop_class_uid not in SOP_CLASSES:
-        return f"{UID(sop_class_uid).name}: no MR image that can be processed"
+        name = UID(sop_class_uid).name
+        known = name if name != sop_class_uid else "another SOP class"
+        return f"{known}: no MR image that can be processed"
     for value in image_type:
-        words = _KINDS.get(str(value).strip().upper())
-        if words:
-            return f"{words} (ImageType {value})"
+        kind = str(value).strip().upper()
+        if kind in _KINDS:
+            return f"{_KINDS[kind]} (ImageType {kind})"
     return None
 
 
@@ -97,8 +103,8 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     NotEligible
         The series is not one for super-resolution, with the reason.
     ConversionError
-        It is one, and its slices make no regular volume or one that would not fit in memory, or a
-        header cannot be read.
+        It is one, and its slices make no regular volume, are not of one patient, or would not fit
+        in memory; or a header cannot be read.
     """
     acquisition = read_acquisition(_suitable(datasets))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
@@ -124,6 +130,8 @@ def _suitable(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     for dataset in datasets:
         try:
             reason = _unsuitable(dataset)
+        except MemoryError:
+            raise
         except Exception as error:  # pydicom raises anything on a damaged header
             raise ConversionError(
                 f"a header of the series cannot be read ({type(error).__name__}); send it again"
@@ -152,8 +160,15 @@ def _unsuitable(dataset: Dataset) -> str | None:
             pass
         case _:
             return "a colour image"
-    part = str(dataset.get("BodyPartExamined") or "").replace(" ", "").upper()
-    return None if part in _HEADS else f"body part {part}: only heads are processed"
+    part = str(dataset.get("BodyPartExamined") or "")
+    if part.replace(" ", "").upper() in _HEADS:
+        return None
+    return f"{_quoted('body part', part)}: only heads are processed"
+
+
+def _quoted(what: str, code: str) -> str:
+    """Return what a header says in code; what is none is not repeated: people type names there."""
+    return f"{what} {code}" if _CODE.fullmatch(code) else f"another {what}"
 
 
 def _values(dataset: Dataset, name: str) -> list[str]:

@@ -23,10 +23,11 @@ from mrisr_node import records
 from mrisr_node.durable import sync
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.commits import Commits
+from mrisr_node.intake.part_10 import hold_the_same
 from mrisr_node.intake.screening import Header
 from mrisr_node.records import Instance, Rejection, Series, State
 
-__all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome"]
+__all__ = ["Draft", "OutOfSpace", "Spool", "StoreOutcome", "quarantine_name"]
 
 _DRAFTS = "drafts"
 _WITHDRAWING = 1.0
@@ -110,7 +111,7 @@ class Spool:
         """
         leftovers = list(self._drafts.iterdir())
         for path in leftovers:
-            path.unlink()
+            path.unlink(missing_ok=True)
         return len(leftovers)
 
     def draft(self, encoded: bytes) -> Draft:
@@ -127,18 +128,34 @@ class Spool:
         """Keep a synced draft; return what became of it once that is durable.
 
         An instance that comes again with the same bytes is kept once. The same UID with other bytes
-        is not believed: the first is kept, the second goes to quarantine.
+        is not believed: the first is kept, the second goes to quarantine. The file meta information
+        does not count.
         """
         folder = hashlib.sha256(header.series_instance_uid.encode()).hexdigest()[:40]
         name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()[:40]
         # With the content in its name, no file ever takes the place of another one.
         path = self._folder / folder / f"{name}-{draft.sha256[:24]}.dcm"
         outcome = self._commits.add(_Kept(header, draft, sender, path))
+        if outcome is StoreOutcome.DIFFERENT and self._holds(header, draft):
+            outcome = StoreOutcome.SAME
         if outcome is StoreOutcome.DIFFERENT:
             reason = "the same SOP instance came before with other content"
             self.reject(draft, reason, sender, header.sop_instance_uid, address)
         draft.drop()
         return outcome
+
+    def _holds(self, header: Header, draft: Draft) -> bool:
+        """Tell whether the instance is here as it comes again, but for its file meta information.
+
+        Another version has written that; this is asked of few, and outside any lock.
+        """
+        row = Instance.get_or_none(Instance.sop_instance_uid == header.sop_instance_uid)
+        if row is None:
+            return False
+        try:
+            return hold_the_same(self._folder / row.path, draft.path)
+        except FileNotFoundError:
+            return False  # its copy was deleted: nobody can tell
 
     def _commit(self, batch: Sequence[_Kept]) -> list[StoreOutcome]:
         """Make several drafts instances; all are durable after it, or none is."""
@@ -227,13 +244,19 @@ class Spool:
     ) -> None:
         """Keep an object that is not accepted, once, with its reason and where it came from."""
         draft.sync()
-        path = self._quarantine / f"{draft.sha256[:40]}.dcm"
+        path = self._quarantine / quarantine_name(draft.sha256)
         # Whoever deletes from quarantine holds the same lock.
         with records.transaction():
             with suppress(FileExistsError):
                 os.link(draft.path, path)
             sync(self._quarantine)
-            if not Rejection.select().where(Rejection.path == path.name).exists():
+            known = Rejection.get_or_none(Rejection.path == path.name)
+            if known and sop_instance_uid and not known.sop_instance_uid:
+                # Refused before for what it was, and now for what is here: storage commitment asks.
+                Rejection.update(reason=reason, sop_instance_uid=sop_instance_uid[:64]).where(
+                    Rejection.id == known.id
+                ).execute()
+            if known is None:
                 Rejection.create(
                     path=path.name,
                     reason=reason,
@@ -246,6 +269,11 @@ class Spool:
         """Return the files of a series, in the order of their SOP Instance UIDs."""
         rows = Instance.select().where(Instance.series == series)
         return [self._folder / row.path for row in rows.order_by(Instance.sop_instance_uid)]
+
+
+def quarantine_name(sha256: str) -> str:
+    """Return the name of a file in quarantine: of the same bytes, always the same."""
+    return f"{sha256[:40]}.dcm"
 
 
 def _series_of(header: Header, sender: str) -> Series:

@@ -18,7 +18,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from mrisr_node import __version__
 from mrisr_node.errors import ResultError
-from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
+from mrisr_node.identity import (
+    IMPLEMENTATION_CLASS_UID,
+    MANUFACTURER_MODEL_NAME,
+    derive_uid,
+)
 from mrisr_node.results.attributes import carry_over
 from mrisr_node.results.values import (
     NORMALISED,
@@ -182,7 +186,7 @@ def _series_template(
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = derive_uid("implementation")
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = f"MRISR_{__version__}"[:16]
     ds.file_meta = meta
     return ds

@@ -7,7 +7,7 @@ the same list of slices (PS3.3 C.7.6.2 Image Plane; C.7.6.16.2.1–4 functional 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -21,6 +21,12 @@ from mrisr_node.volumes.geometry import Affine, lps_to_ras
 
 __all__ = ["Acquisition", "Slice", "read_acquisition", "rescales_of", "slices_of"]
 
+# What all slices of a volume have in common, by what several of them would be.
+_IN_COMMON = {
+    "patients": ("PatientID", "IssuerOfPatientID"),
+    "studies": ("StudyInstanceUID",),
+    "frames of reference": ("FrameOfReferenceUID",),
+}
 # Positions are often written with one decimal, and gradients are never perfectly linear. Past this
 # part of the slice distance a stack is not one regular grid.
 _UNEVEN = 0.02
@@ -119,6 +125,8 @@ def slices_of(dataset: Dataset) -> list[Slice]:
             )
             for number, frame in enumerate(frames, start=1)
         ]
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom raises anything on a damaged header
         raise NotEligible(
             "the images do not say where in the patient they lie (position, orientation or pixel"
@@ -134,9 +142,11 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
     NotEligible
         The series is something else by nature: several orientations, several images at one place.
     ConversionError
-        The series should be a volume and is not: slices are missing or unevenly spaced.
+        The series should be a volume and is not: slices are missing or unevenly spaced, or they
+        are not all of one patient, one study and one frame of reference.
     """
-    slices = list(islice(chain.from_iterable(map(slices_of, datasets)), _MOST_SLICES + 1))
+    of_one = map(slices_of, _of_one_patient(datasets))
+    slices = list(islice(chain.from_iterable(of_one), _MOST_SLICES + 1))
     if len(slices) > _MOST_SLICES:
         raise NotEligible(f"the series has more than {_MOST_SLICES} images; one volume has fewer")
     _same_plane(slices)
@@ -190,6 +200,34 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
         thickness=stated if stated is not None and 0 < stated < np.inf else distance,
         unevenness=unevenness,
     )
+
+
+def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
+    """Pass on instances that belong together; raise at the first that does not.
+
+    A Series Instance UID alone says little: two senders may use one for two patients.
+    """
+    first: dict[str, list[str]] = {}
+    for dataset in datasets:
+        try:
+            found = {
+                several: [str(dataset.get(keyword) or "").strip() for keyword in keywords]
+                for several, keywords in _IN_COMMON.items()
+            }
+        except MemoryError:
+            raise
+        except Exception as error:  # pydicom raises anything on a damaged header
+            raise ConversionError(
+                f"a header of the series cannot be read ({type(error).__name__}); send it again"
+            ) from error
+        first = first or found
+        for several, keywords in _IN_COMMON.items():
+            if found[several] != first[several]:
+                raise ConversionError(
+                    f"the series holds slices of several {several} ({', '.join(keywords)} differ);"
+                    " nothing is made of it: send each under a Series Instance UID of its own"
+                )
+        yield dataset
 
 
 def _same_plane(slices: Sequence[Slice]) -> None:

@@ -1,10 +1,14 @@
 """When a series is complete, and what follows."""
 
 import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
+from mrisr_node.intake import assembly as module
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import Job, Series, State, Transition, open_records
+from mrisr_node.records import Failure, Job, Series, State, Transition, open_records
 from tests.spooling import put
 
 
@@ -136,3 +140,90 @@ def test_too_few_slices_are_skipped_with_the_reason(settings, sample):
     series = Series.get()
     assert series.state == State.SKIPPED
     assert series.reason == "3 slices; at least 4 make a volume"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "several"),
+    [
+        ("PatientID", "ZP-4711-X", "patients"),
+        ("IssuerOfPatientID", "ZP-4711-X", "patients"),
+        ("PatientID", "", "patients"),
+        ("StudyInstanceUID", generate_uid(), "studies"),
+        ("FrameOfReferenceUID", generate_uid(), "frames of reference"),
+    ],
+)
+def test_two_senders_that_use_one_series_uid_get_no_result(
+    settings, sample, tmp_path, keyword, value, several
+):
+    """Their slices make a regular stack together, which shows two heads."""
+    for number, path in enumerate(sample.paths):
+        slice_ = dcmread(path)
+        if number % 2:
+            setattr(slice_, keyword, value)
+        slice_.save_as(tmp_path / path.name)
+        put(settings, tmp_path / path.name, sender="MR1" if number % 2 else "MR2")
+    clock = Clock()
+    clock.ahead = 61
+    assert Assembly(settings, clock=clock).sweep() == []
+    assert Job.select().count() == 0
+    series = Series.get()
+    assert series.state == State.FAILED
+    assert f"slices of several {several}" in series.reason
+    assert value == "" or value not in series.reason
+
+
+@pytest.mark.parametrize("keywords", [(), ("PatientID",), ("PatientID", "FrameOfReferenceUID")])
+def test_what_no_slice_says_is_one_patient_all_the_same(settings, sample, tmp_path, keywords):
+    for number, path in enumerate(sample.paths):
+        slice_ = dcmread(path)
+        for keyword in keywords:
+            # Empty and not there mean the same (PS3.5 7.4.5, type 2).
+            setattr(slice_, keyword, "")
+            if number % 2:
+                del slice_[keyword]
+        slice_.save_as(tmp_path / path.name)
+        put(settings, tmp_path / path.name)
+    clock = Clock()
+    clock.ahead = 61
+    assert len(Assembly(settings, clock=clock).sweep()) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error"),
+    [
+        (module, "dcmread", OSError(5, "Input/output error")),
+        (module, "dcmread", MemoryError()),
+        (Dataset, "get", MemoryError()),
+    ],
+)
+def test_a_machine_that_cannot_read_fails_no_series(
+    settings, sample, monkeypatch, where, what, error
+):
+    clock = Clock()
+    assembly = Assembly(settings, clock=clock)
+    _receive(settings, sample.paths)
+    clock.ahead = 61
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, fail)
+        for _ in range(3):  # tried once, and not again at once
+            assert assembly.sweep() == []
+    series = Series.get()
+    assert series.state == State.COMPLETE
+    assert "cannot be read now" in series.reason
+    assert [(f.stage, f.kind) for f in Failure.select()] == [("selection", type(error).__name__)]
+    clock.ahead += 6
+    assert len(assembly.sweep()) == 1
+    assert Series.get().state == State.QUEUED
+
+
+def test_a_file_that_is_gone_fails_its_series(settings, sample):
+    clock = Clock()
+    _receive(settings, sample.paths)
+    next(settings.spool_dir.rglob("*.dcm")).unlink()
+    clock.ahead = 61
+    assert Assembly(settings, clock=clock).sweep() == []
+    assert Series.get().state == State.FAILED

@@ -1,5 +1,6 @@
 """What we promise to peers: asked by Orthanc and by a scanner of pynetdicom's, and reported."""
 
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -12,12 +13,21 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
+from mrisr_node.intake import commitment_reports
 from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.sending import Destination, send_files
-from mrisr_node.intake.spool import Spool
+from mrisr_node.intake.spool import Spool, StoreOutcome
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.records import CommitmentReport, Instance, Series, connection, open_records
+from mrisr_node.records import (
+    CommitmentReport,
+    Instance,
+    Rejection,
+    Series,
+    connection,
+    open_records,
+)
+from tests.spooling import put, refuse
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -130,7 +140,9 @@ def test_a_scanner_is_told_what_is_here_and_what_is_not(settings, stored, tmp_pa
     spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
     paths = dict(zip(sorted(uid for _, uid in stored), spool.paths(Series.get()), strict=True))
     [whole, cut, other] = [uid for _, uid in stored]
-    paths[cut].write_bytes(paths[cut].read_bytes()[:-1])
+    damaged = bytearray(paths[cut].read_bytes())
+    damaged[-1] ^= 1
+    paths[cut].write_bytes(damaged)
     references[2] = (EnhancedMRImageStorage, other)
     reports = Reports()
     with _scanner(settings, reports):
@@ -150,18 +162,49 @@ def test_a_scanner_is_told_what_is_here_and_what_is_not(settings, stored, tmp_pa
     assert len(reports.got) == 1
 
 
-def test_what_came_again_with_other_content_is_not_promised(settings, stored, sample, tmp_path):
+@pytest.mark.parametrize("senders", [("SCANNER",), ("STRAY",), ("STRAY", "SCANNER")])
+def test_what_came_again_with_other_content_is_not_promised(
+    settings, stored, sample, tmp_path, senders
+):
+    """To nobody: the same bytes lie in quarantine once, whoever brought them."""
     altered = dcmread(sample.paths[0])
     altered.PixelData = bytes(len(altered.PixelData))
     altered.save_as(tmp_path / "altered.dcm")
-    where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "SCANNER")
-    assert send_files([tmp_path / "altered.dcm"], where, lambda _: None) != []
+    for sender in senders:
+        where = Destination("127.0.0.1", settings.receiver_port, "MRISR", sender)
+        assert send_files([tmp_path / "altered.dcm"], where, lambda _: None) != []
+    assert Rejection.select().count() == 1
+    # By a clock that went back since the first one came.
+    Rejection.update(at=0.0).execute()
     reports = Reports()
     with _scanner(settings, reports):
         with _asking(settings) as peer:
             _ask(peer, stored)
         CommitmentReports(settings).round()
     assert reports.got[0][3] == {str(altered.SOPInstanceUID): 0x0110}
+
+
+def test_what_was_refused_before_for_another_reason_counts_too(settings, stored, sample, tmp_path):
+    """As when the process that looked at it was killed from outside, and not the second time."""
+    altered = dcmread(sample.paths[0])
+    altered.PixelData = bytes(len(altered.PixelData))
+    altered.save_as(tmp_path / "altered.dcm")
+    refuse(settings, (tmp_path / "altered.dcm").read_bytes(), "it took too long")
+    assert put(settings, tmp_path / "altered.dcm") is StoreOutcome.DIFFERENT
+    [row] = Rejection.select()
+    assert "other content" in row.reason
+    assert row.sop_instance_uid == altered.SOPInstanceUID
+    # And what is in quarantine does not count against itself, once it is what is kept.
+    kept = Instance.get(Instance.sop_instance_uid == altered.SOPInstanceUID)
+    (settings.spool_dir / kept.path).unlink()
+    kept.delete_instance()
+    assert put(settings, tmp_path / "altered.dcm") is StoreOutcome.NEW
+    reports = Reports()
+    with _scanner(settings, reports):
+        with _asking(settings) as peer:
+            _ask(peer, stored)
+        CommitmentReports(settings).round()
+    assert reports.got[0][3] == {}
 
 
 def test_what_retention_deleted_is_not_promised_even_if_it_came_again(settings, stored):
@@ -254,6 +297,63 @@ def test_what_cannot_be_asked_is_refused(settings, receiver, stored):
         )  # fmt: skip
         assert status.Status == 0x0112
     assert CommitmentReport.select().count() == 0
+
+
+def test_a_peer_has_so_many_requests_without_a_report(settings, receiver):
+    instances = json.dumps([[MRImageStorage, "1.2.3"]])
+    for peer in ("SCANNER", "STRAY"):
+        for number in range(100):
+            CommitmentReport.create(
+                peer=peer, transaction_uid=f"1.2.{number}", instances=instances,
+                ended_at=None if number or peer == "SCANNER" else 1.0,
+            )  # fmt: skip
+    with _asking(settings) as peer:
+        assert _ask(peer, [(MRImageStorage, "1.2.3")])[0] == 0x0213
+        # One of those, again.
+        assert _ask(peer, [(MRImageStorage, "1.2.3")], "1.2.7")[0] == 0x0000
+    with _asking(settings, "STRAY") as peer:
+        assert _ask(peer, [(MRImageStorage, "1.2.3")])[0] == 0x0000
+        assert _ask(peer, [(MRImageStorage, "1.2.3")])[0] == 0x0213
+
+
+def test_below_the_watermark_nothing_is_noted(settings):
+    crowded = settings.model_copy(update={"minimum_free_bytes": 1 << 60})
+    running = Receiver(crowded)
+    running.start()
+    try:
+        with _asking(settings) as peer:
+            assert _ask(peer, [(MRImageStorage, "1.2.3")])[0] == 0x0213
+    finally:
+        running.stop()
+    assert CommitmentReport.select().count() == 0
+
+
+def test_a_round_reads_nothing_of_what_is_not_due(settings, caplog):
+    for peer, not_before in (("SCANNER", time.time() + 1000), ("STRAY", 0.0)):
+        CommitmentReport.create(
+            peer=peer, transaction_uid="1.2", instances="[]", not_before=not_before
+        )
+    with caplog.at_level("DEBUG", "peewee"):
+        CommitmentReports(settings).round()
+    asked = [record.getMessage() for record in caplog.records if record.name == "peewee"]
+    assert any("not_before" in query for query in asked)
+    assert not any('"instances"' in query for query in asked)
+
+
+def test_reports_that_wait_on_their_associations_are_few(settings, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(commitment_reports, "_PEER_WAITS", 0.0)
+    monkeypatch.setattr(commitment_reports, "_report", lambda *_: release.wait())
+    report = CommitmentReport.create(peer="STRAY", transaction_uid="1.2", instances="[]")
+    before = set(threading.enumerate())
+    while commitment_reports.may_report_here():
+        commitment_reports.report_here(settings, None, report.id)
+    waiting = set(threading.enumerate()) - before
+    assert len(waiting) <= 16
+    release.set()
+    for thread in waiting:
+        thread.join()
+    assert commitment_reports.may_report_here()
 
 
 def test_orthanc_asks_and_gets_its_report(orthanc, sample):

@@ -146,6 +146,26 @@ def test_messages_that_are_not_answered_are_few(guard):
         guard.received(_pdu(10))
 
 
+def test_messages_that_are_not_answered_have_the_bytes_of_one(guard):
+    for _ in range(3):
+        _message(guard, _MIB // 4)
+        guard.message_ended()
+    _message(guard, _MIB // 4)
+    with pytest.raises(TooMuch, match="those before it that are not answered, have more than 1048"):
+        guard.received(_pdu(1))
+
+
+def test_an_answer_gives_its_bytes_back_and_one_to_our_request_takes_none(guard):
+    for _ in range(12):
+        guard.message_sent()  # a request of ours
+        _message(guard, _MIB // 4)
+        guard.message_ended()  # the answer
+    for _ in range(3):
+        _message(guard, _MIB)
+        guard.message_ended()
+        guard.message_sent()
+
+
 def test_a_socket_waits_no_longer_than_its_guard(monkeypatch):
     monkeypatch.setattr(module, "_PDU_SECONDS", 0.3)
     ours, theirs = socket.socketpair()

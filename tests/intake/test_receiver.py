@@ -5,13 +5,23 @@ import ipaddress
 import subprocess
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    MRImageStorage,
+)
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from mrisr_node.intake.part_10 import hold_the_same
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.intake.screening import screen
 from mrisr_node.intake.sending import Destination, send_files
@@ -86,6 +96,50 @@ def test_the_same_instance_twice_is_kept_once(receiver, settings, sample):
         assert _storescu(settings, sample.paths[0]).returncode == 0
     assert Instance.select().count() == 1
     assert Rejection.select().count() == 0
+
+
+def test_the_same_instance_is_the_same_whoever_wrote_its_file_meta(
+    receiver, settings, sample, tmp_path
+):
+    """As after an upgrade that writes another file meta information."""
+    assert _storescu(settings, sample.paths[0]).returncode == 0
+    row = Instance.get()
+    path = settings.spool_dir / row.path
+    kept = dcmread(path)
+    assert kept.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+    assert kept.file_meta.ImplementationVersionName == IMPLEMENTATION_VERSION_NAME
+    kept.file_meta.ImplementationVersionName = "ANOTHER_1.2"
+    kept.save_as(path)
+    before = path.read_bytes()
+    row.sha256, row.size = hashlib.sha256(before).hexdigest(), len(before)
+    row.save()
+    assert _storescu(settings, sample.paths[0]).returncode == 0
+    assert Rejection.select().count() == 0
+    assert Instance.select().count() == 1
+    # What came is not kept beside it.
+    assert [p.read_bytes() for p in settings.spool_dir.rglob("*.dcm")] == [before]
+
+    altered = dcmread(sample.paths[0])
+    altered.PixelData = bytes(len(altered.PixelData))
+    altered.save_as(tmp_path / "altered.dcm")
+    assert _storescu(settings, tmp_path / "altered.dcm").returncode != 0
+    assert Rejection.select().count() == 1
+
+
+def test_the_same_bytes_in_another_transfer_syntax_are_not_the_same(sample, tmp_path):
+    dataset = dcmread(sample.paths[0])
+    for name, syntax in (("a", JPEGLossless), ("b", JPEGLosslessSV1), ("c", JPEGLossless)):
+        dataset.PixelData = encapsulate([b"\xff\xd8"])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.file_meta.ImplementationVersionName = f"VERSION_{name}"
+        dataset.save_as(tmp_path / name)
+    assert hold_the_same(tmp_path / "a", tmp_path / "c")
+    assert not hold_the_same(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes() + b"\0")
+    assert not hold_the_same(tmp_path / "a", tmp_path / "c")
+    (tmp_path / "c").write_bytes(b"what is no DICOM file")
+    assert not hold_the_same(tmp_path / "a", tmp_path / "c")
 
 
 def test_the_same_uid_with_other_pixels_goes_to_quarantine(receiver, settings, sample, tmp_path):
@@ -245,6 +299,15 @@ def test_a_full_disk_refuses_before_anything_is_written(settings, sample):
     assert "0xA700" in refused[0]
     assert Instance.select().count() == 0
     assert not any(settings.spool_dir.rglob("*.dcm"))
+
+
+def test_drafts_that_somebody_else_removes_meanwhile_are_cleared(settings, monkeypatch):
+    spool = Spool(settings.spool_dir, settings.quarantine_dir, 0)
+    gone, there = spool.draft(b"gone"), spool.draft(b"there")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone.path, there.path]))
+    gone.drop()
+    assert spool.clear_drafts() == 2
+    assert not there.path.exists()
 
 
 def test_a_silent_connection_does_not_keep_others_out(receiver, settings, sample):

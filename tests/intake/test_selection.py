@@ -97,6 +97,29 @@ def test_a_knee_is_no_head(sample):
         select(headers, RULES)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "typed", "said"),
+    [
+        ("BodyPartExamined", "Zyxomma^Petiolatum", "another body part: only heads are processed"),
+        ("BodyPartExamined", "Zyxomma", "another body part: only heads are processed"),
+        ("BodyPartExamined", "KNEE\nKNEE", "another body part: only heads are processed"),
+        ("BodyPartExamined", "K" * 17, "another body part: only heads are processed"),
+        ("BodyPartExamined", "UPPER_LEG 2", "body part UPPER_LEG 2: only heads are processed"),
+        ("Modality", "Zyxomma", "another modality: only MR images are processed"),
+        ("SOPClassUID", "2.25.4711", "another SOP class: no MR image that can be processed"),
+        ("ImageType", ["ORIGINAL", " phase\n"], "a phase image (ImageType PHASE)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_a_reason_repeats_codes_and_nothing_that_was_typed(sample, keyword, typed, said):
+    headers = _headers(sample.paths)
+    setattr(headers[0], keyword, typed)
+    with pytest.raises(NotEligible) as refused:
+        select(headers, RULES)
+    assert str(refused.value) == said
+
+
 def test_our_own_results_are_never_selected(sample):
     headers = _headers(sample.paths)
     ours = Dataset()

@@ -52,3 +52,17 @@ def test_a_taken_place_is_said_before_the_work(tmp_path, monkeypatch, make_setti
         "failed",
         "series-001 exists already in the target folder",
     )
+
+
+def test_a_folder_with_two_patients_in_one_series_gives_no_result(tmp_path, make_settings):
+    one = write_sample(tmp_path / "in", Acquisition(slices=6, matrix=16))
+    for path in one.paths[1::2]:
+        other = dcmread(path)
+        other.PatientID = "ZP-4711-X"
+        other.save_as(path)
+    settings = make_settings(minimum_slices=4)
+    [result] = resolve_folder(tmp_path / "in", tmp_path / "out", settings)
+    assert result.state == "failed"
+    assert "slices of several patients" in result.reason
+    assert "4711" not in result.reason
+    assert list((tmp_path / "out").iterdir()) == []
