@@ -97,12 +97,15 @@ def _print(receiver: ReceiverProcess, settings: Settings, path: Path, names: lis
     for words, attack in _cases(target):
         if names and not any(name in words for name in names):
             continue
+        # Associations that have just ended take places for a moment more.
+        time.sleep(0.5)
         began = time.monotonic()
         try:
             outcome = attack()
         except AssertionError as error:
             outcome = f"NOT AS EXPECTED: {error}"
         seconds = time.monotonic() - began
+        time.sleep(0.5)
         _stored(target.port, path)
         more = (receiver.memory() - start) / 1024**2
         print(f"| {words} | {outcome} | {seconds:.1f} | {more:.0f} |", flush=True)
