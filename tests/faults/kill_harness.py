@@ -47,7 +47,7 @@ def _both(*names: str) -> list[str]:
 _STAGES = stages_of(Recipe.NATIVE)
 _DELIVERED = ["instance", "confirmation", "promise"]
 POINTS: dict[str, list[str]] = {
-    "receiver": ["write.before", *_both("sync", "rename", "commit", "enqueue")],
+    "receiver": ["write.before", *_both("sync", "rename", "commit", "unlink", "enqueue")],
     **{
         queue.value: [
             "dequeue.after",
