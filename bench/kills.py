@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--each", action="store_true", help="once at every point, not at random")
     parser.add_argument("--load", type=int, default=4, help="series under way at any time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--delivery", type=Delivery, default=Delivery.CSTORE, choices=Delivery)
+    parser.add_argument("--delivery", type=Delivery, default=Delivery.STOW, choices=Delivery)
     parser.add_argument("--patience", type=float, default=300.0, help="seconds for one kill")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
