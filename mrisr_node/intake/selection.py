@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
-from mrisr_node.volumes.acquisition import Acquisition, read_acquisition
+from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, readable_header
 
 __all__ = ["SELECTION_TAGS", "SelectionRules", "select", "unsuitable_kind"]
 
@@ -128,14 +128,8 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
 def _suitable(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     """Pass on instances of a kind that is processed; raise at the first of another."""
     for dataset in datasets:
-        try:
+        with readable_header():
             reason = _unsuitable(dataset)
-        except MemoryError:
-            raise
-        except Exception as error:  # pydicom raises anything on a damaged header
-            raise ConversionError(
-                f"a header of the series cannot be read ({type(error).__name__}); send it again"
-            ) from error
         if reason:
             raise NotEligible(reason)
         yield dataset

@@ -8,6 +8,7 @@ the same list of slices (PS3.3 C.7.6.2 Image Plane; C.7.6.16.2.1–4 functional 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -19,7 +20,14 @@ from pydicom.dataset import Dataset
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.volumes.geometry import Affine, lps_to_ras
 
-__all__ = ["Acquisition", "Slice", "read_acquisition", "rescales_of", "slices_of"]
+__all__ = [
+    "Acquisition",
+    "Slice",
+    "read_acquisition",
+    "readable_header",
+    "rescales_of",
+    "slices_of",
+]
 
 # What all slices of a volume have in common, by what several of them would be.
 _IN_COMMON = {
@@ -202,6 +210,25 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
     )
 
 
+@contextmanager
+def readable_header() -> Iterator[None]:
+    """Say of whatever pydicom raises on a damaged header that it cannot be read.
+
+    Raises
+    ------
+    ConversionError
+        With the kind of the error alone: its message may quote the header.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ConversionError(
+            f"a header of the series cannot be read ({type(error).__name__}); send it again"
+        ) from error
+
+
 def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     """Pass on instances that belong together; raise at the first that does not.
 
@@ -209,17 +236,11 @@ def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     """
     first: dict[str, list[str]] = {}
     for dataset in datasets:
-        try:
+        with readable_header():
             found = {
                 several: [str(dataset.get(keyword) or "").strip() for keyword in keywords]
                 for several, keywords in _IN_COMMON.items()
             }
-        except MemoryError:
-            raise
-        except Exception as error:  # pydicom raises anything on a damaged header
-            raise ConversionError(
-                f"a header of the series cannot be read ({type(error).__name__}); send it again"
-            ) from error
         first = first or found
         for several, keywords in _IN_COMMON.items():
             if found[several] != first[several]:
