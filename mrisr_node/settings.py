@@ -195,6 +195,9 @@ class Settings(BaseSettings):
     maximum_attempts: int = Field(
         default=3, ge=1, description="times a stage may die before the series is failed"
     )
+    stage_hours: float = Field(
+        default=6.0, gt=0, description="hours after which a stage that hangs is ended: it has died"
+    )
 
     # DICOM out
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from peewee import PeeweeException, fn
@@ -27,6 +24,7 @@ from mrisr_node.errors import (
     StageError,
 )
 from mrisr_node.intake.spool import Spool
+from mrisr_node.jobs.lease import HEARTBEAT, Deadline, renewed
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
 from mrisr_node.jobs.queues import Queues
@@ -64,8 +62,6 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-_HEARTBEAT = 5.0
-
 
 class Worker:
     """Runs jobs of one queue in this process."""
@@ -74,6 +70,7 @@ class Worker:
         self._settings = settings
         self._jitter = jitter
         self._owner = records.owner_name()
+        self._deadline = Deadline(settings.stage_hours * 3600)
         self._spool = Spool(
             settings.spool_dir, settings.quarantine_dir, settings.minimum_free_bytes
         )
@@ -96,7 +93,7 @@ class Worker:
             if job is None:
                 return
             try:
-                with self._heartbeat(job):
+                with renewed(job, self._owner, self._deadline):
                     self._run_stages(queue, job)
             except Exception:
                 self._give_back(job)
@@ -183,9 +180,11 @@ class Worker:
             )
         if job.attempts >= self._allowed(stage):
             raise StageError(
-                f"died {job.attempts} times (killed, or out of memory); the worker's log says more"
+                f"died {job.attempts} times (killed, out of memory, or hanging for longer than"
+                " stage_hours); the worker's log says more"
             )
         _log.info("job %d: %s", job.id, stage.value)
+        self._deadline.begin()
         measured = reset_own_peak()
         started = time.monotonic()
         workspace = Workspace(
@@ -352,31 +351,7 @@ class Worker:
                 return
             except PeeweeException:
                 _log.warning("job %d is not given back yet", job.id, exc_info=True)
-                time.sleep(_HEARTBEAT)
-
-    @contextmanager
-    def _heartbeat(self, job: Job) -> Iterator[None]:
-        """Renew the lease from a thread while a stage computes."""
-        stop = threading.Event()
-
-        def beat() -> None:
-            while not stop.wait(_HEARTBEAT):
-                try:
-                    with records.connection():
-                        Job.update(lease_until=time.time() + LEASE_SECONDS).where(
-                            Job.id == job.id, Job.lease_owner == self._owner
-                        ).execute()
-                except PeeweeException:
-                    # A busy database is no reason to lose the job: the next beat comes in time.
-                    _log.warning("the lease of job %d was not renewed", job.id, exc_info=True)
-
-        thread = threading.Thread(target=beat, daemon=True, name=f"lease of job {job.id}")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+                time.sleep(HEARTBEAT)
 
 
 class _Superseded(Exception):

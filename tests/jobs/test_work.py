@@ -2,7 +2,10 @@
 
 import errno
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -142,6 +145,22 @@ def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(settings, job
         assert recover(Queues(settings)) <= 1
     Worker(settings).advance(Queue.CPU, job.id)
     assert "died 2 times" in _series(job).reason
+
+
+def test_a_stage_that_hangs_ends_with_its_worker_and_at_last_visibly(settings, job):
+    hanging = settings.model_copy(update={"stage_hours": 1 / 3600})
+    program = Path(__file__).with_name("hanging_worker.py")
+    for _ in range(settings.maximum_attempts):
+        recover(Queues(settings))
+        run = subprocess.run([sys.executable, program], env=hanging.environment(), check=False)
+        assert run.returncode == -signal.SIGKILL
+        assert _series(job).state == State.PREPARING
+    recover(Queues(settings))
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert _series(job).state == State.FAILED
+    assert _series(job).reason.startswith(
+        "convert: died 2 times (killed, out of memory, or hanging"
+    )
 
 
 def _host():

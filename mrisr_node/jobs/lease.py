@@ -1,0 +1,86 @@
+"""The hold of a worker on a job: renewed while a stage computes, and given up with one that hangs.
+
+A stage that waits for itself for ever, in a library's lock or a driver, looks like one that works.
+The only way out of it is the death of its process, which the records survive anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peewee import PeeweeException
+
+from mrisr_node import records
+from mrisr_node.jobs.stages import LEASE_SECONDS
+from mrisr_node.records import Job
+
+__all__ = ["HEARTBEAT", "Deadline", "renewed"]
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT = 5.0
+"""Seconds between two renewals: twelve in a lease."""
+
+
+class Deadline:
+    """Until when the present stage must be over; set anew as each begins."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Give a stage its time."""
+        # Not by the clock on the wall, which may jump.
+        self._end = time.monotonic() + self._seconds
+
+    @property
+    def missed(self) -> bool:
+        """Whether the stage should be over and is not."""
+        return time.monotonic() > self._end
+
+
+@contextmanager
+def renewed(job: Job, owner: str, deadline: Deadline) -> Iterator[None]:
+    """Renew the lease of a job from a thread, and kill this process if a stage takes too long.
+
+    Parameters
+    ----------
+    job
+        Leased already.
+    owner
+        Who holds it (`records.owner_name`).
+    deadline
+        Begun anew by the body with each stage.
+    """
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT):
+            if deadline.missed:
+                _log.critical("job %d hangs; its worker ends here, to begin anew", job.id)
+                # The stage cannot be asked to end. Whoever finds the lease of a dead process
+                # counts one more attempt.
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                with records.connection():
+                    Job.update(lease_until=time.time() + LEASE_SECONDS).where(
+                        Job.id == job.id, Job.lease_owner == owner
+                    ).execute()
+            except PeeweeException:
+                # A busy database is no reason to lose the job: the next beat comes in time.
+                _log.warning("the lease of job %d was not renewed", job.id, exc_info=True)
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"lease of job {job.id}")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
