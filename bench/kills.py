@@ -17,9 +17,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
 import kill_harness as harness  # noqa: E402
 
+from mrisr_node.choices import Delivery  # noqa: E402
 from mrisr_node.node.orthanc import OrthancProcess, free_port  # noqa: E402
 from mrisr_node.node.supervisor import stop_on_signals  # noqa: E402
-from mrisr_node.settings import Delivery, load_settings  # noqa: E402
+from mrisr_node.settings import load_settings  # noqa: E402
 
 # So often a point is passed by each series, roughly: the n of the n-th time is drawn up to here.
 _OFTEN = {"write": 12, "sync": 16, "rename": 8, "commit": 12, "instance": 12, "unlink": 4}

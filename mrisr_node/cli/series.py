@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from mrisr_node.choices import Recipe
 from mrisr_node.cli.console import command, err, out, plain, progress_bar
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import State
-from mrisr_node.settings import Recipe, load_settings
+from mrisr_node.settings import load_settings
 
 if TYPE_CHECKING:
     from mrisr_node.jobs.overview import SeriesOverview

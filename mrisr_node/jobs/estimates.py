@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Stage, stages_of
 from mrisr_node.records import Job, StageRun
-from mrisr_node.settings import Recipe
 
 __all__ = ["Estimate", "time_left"]
 

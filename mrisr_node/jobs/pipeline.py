@@ -8,8 +8,7 @@ power cut, leaves nothing half-done. What cannot be read all the same is `Result
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -20,19 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from mrisr_node import __version__
-from mrisr_node.durable import sync
+from mrisr_node.choices import BrainMethod, Recipe
 from mrisr_node.errors import ResultGone
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules, select
-from mrisr_node.jobs.result_files import DIGESTS, digests_of, has_whole_result, make_durable
+from mrisr_node.jobs.result_files import files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
+from mrisr_node.jobs.writing import write
 from mrisr_node.results.commitment import require_promise
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
-from mrisr_node.settings import BrainMethod, Recipe, Settings
+from mrisr_node.results.origin import require_placement
+from mrisr_node.settings import Settings
 from mrisr_node.superres.checkpoints import Checkpoint, choose
 from mrisr_node.superres.inference import pick_device, super_resolve
 from mrisr_node.volumes.bias import correct_bias
@@ -42,7 +44,6 @@ from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
 from mrisr_node.volumes.registration import (
-    TEMPLATE_NAME,
     is_transform,
     register_to_mni,
     to_mni,
@@ -95,6 +96,7 @@ def _convert(workspace: Workspace) -> None:
         "spacing_mm": conversion.volume.spacing,
         "thickness_mm": conversion.acquisition.thickness,
         "contrast": contrast_of(headers),
+        "field_strength": _field_strength(headers),
         "remark": conversion.remark,
     }
     # Asked before the minutes of work that an unsuitable series would cost for nothing.
@@ -103,6 +105,14 @@ def _convert(workspace: Workspace) -> None:
     workspace.clear(keep="source.json")
     workspace.save("source", conversion.volume)
     workspace.note("source", {**facts, "made_at": made_at})
+
+
+def _field_strength(headers: Sequence[Dataset]) -> float | None:
+    stated = headers[0].get("MagneticFieldStrength")
+    with suppress(TypeError, ValueError):
+        value = float(stated)
+        return value if 0 < value < np.inf else None
+    return None
 
 
 def _made_at(workspace: Workspace) -> str:
@@ -203,6 +213,9 @@ def _superresolve(workspace: Workspace) -> None:
     if workspace.recipe is Recipe.MNI:
         moved = to_mni(normalised(thin, scale), transform)
         thin = Volume(np.maximum(moved.data, 0), moved.affine)
+    else:
+        workspace.save("residual", result.residual)
+        workspace.save("change", result.change)
     workspace.save("thin", thin)
     workspace.note(
         "superresolve",
@@ -214,6 +227,7 @@ def _superresolve(workspace: Workspace) -> None:
             ),
             "profile": result.profile,
             "precision": result.precision,
+            "range": checkpoint.card.range,
             "spacing_in_mm": result.spacing_in_mm,
             "spacing_out_mm": result.spacing_out_mm,
             "fidelity": asdict(result.fidelity),
@@ -224,78 +238,14 @@ def _superresolve(workspace: Workspace) -> None:
 
 
 def _write(workspace: Workspace) -> None:
-    source, made = workspace.read("source"), workspace.read("superresolve")
-    native = workspace.recipe is Recipe.NATIVE
-    sources = workspace.headers()
-    draft = _empty(workspace.folder / f".result.{os.getpid()}")
-    written = write_mr_series(
-        draft,
-        sources=sources,
-        acquisition=select(sources, _rules(workspace.settings)),
-        volume=workspace.load("thin"),
-        provenance=Provenance(
-            recipe=workspace.recipe.value,
-            checkpoint=made["checkpoint"],
-            digest=made["digest"],
-            sentence=_sentence(workspace),
-            parameters=(
-                workspace.read("brain")["method"],
-                made["profile"],
-                made["network"],
-                made.get("precision", "float32"),  # missing where an older version computed
-            ),
-            made_at=datetime.fromisoformat(source["made_at"]),
-        ),
-        in_source_space=native,
-    )
-    make_durable(written.paths, draft)
-    _remove(workspace.result_dir)
-    draft.rename(workspace.result_dir)
-    sync(workspace.folder)
-    workspace.note(DIGESTS, digests_of(sorted(workspace.result_dir.glob("*.dcm"))))
-    workspace.note(
-        "result",
-        {
-            "study_instance_uid": written.study_instance_uid,
-            "series_instance_uid": written.series_instance_uid,
-            "instances": len(written.paths),
-            "description": _sentence(workspace),
-        },
-    )
-
-
-def _sentence(workspace: Workspace) -> str:
-    """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
-    source, made = workspace.read("source"), workspace.read("superresolve")
-    inside = made["fidelity"]["inside"]
-    mni = workspace.recipe is Recipe.MNI
-    compared = "bias-corrected" if mni else "acquired"
-    sentences = [
-        f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
-        f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
-        f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
-        f"Slice profile assumed: {made['profile']}.",
-        f"Brain mask: {workspace.read('brain')['method']}.",
-        f"Degraded again, it departs from the {compared} slices inside the brain by"
-        f" {100 * inside['relative_median']:.2f} % (median) and"
-        f" {100 * inside['relative_p99']:.2f} % (99th percentile) of the brain's mean.",
-    ]
-    if mni:
-        sentences.append(
-            f"Brain-extracted, N4-corrected, normalised, affinely registered to {TEMPLATE_NAME}."
-        )
-    if source["remark"]:
-        sentences.append(f"Note: {source['remark']}.")
-    sentences += [f"{remark}." for remark in workspace.remarks]
-    sentences.append("Computed, not acquired; not for diagnosis on its own.")
-    return " ".join(sentences)
+    write(workspace, _rules(workspace.settings))
 
 
 def _written(workspace: Workspace) -> list[Path]:
     """Return the result's DICOM files, in order and all of them."""
     if not has_whole_result(workspace.folder):
         raise ResultGone("the files of the result are gone or damaged")
-    return sorted(workspace.result_dir.glob("*.dcm"))
+    return files_of(workspace.result_dir)
 
 
 def _store(workspace: Workspace) -> None:
@@ -304,10 +254,12 @@ def _store(workspace: Workspace) -> None:
 
 def _confirm(workspace: Workspace) -> None:
     result = workspace.read("result")
-    sent = [reference_of(path)[1] for path in _written(workspace)]
-    Pacs(workspace.settings).confirm(
-        result["study_instance_uid"], result["series_instance_uid"], sent
-    )
+    sent: dict[str, list[str]] = {}
+    for path in _written(workspace):
+        header = dcmread(path, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
+        sent.setdefault(str(header.SeriesInstanceUID), []).append(str(header.SOPInstanceUID))
+    for series, instances in sent.items():
+        Pacs(workspace.settings).confirm(result["study_instance_uid"], series, instances)
 
 
 def _commit(workspace: Workspace) -> None:
@@ -317,19 +269,6 @@ def _commit(workspace: Workspace) -> None:
         outcome(workspace).get("commitment", {}),
         partial(workspace.note, "commitment"),
     )
-
-
-def _empty(folder: Path) -> Path:
-    _remove(folder)
-    folder.mkdir()
-    return folder
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
 
 
 _STAGES: dict[Stage, Callable[[Workspace], None]] = {

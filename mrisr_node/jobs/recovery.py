@@ -8,11 +8,11 @@ import socket
 import time
 
 from mrisr_node import records
+from mrisr_node.choices import Recipe
 from mrisr_node.delays import is_due
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import LEASE_SECONDS, SENDING, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Series, State, StateError, Transition
-from mrisr_node.settings import Recipe
 
 __all__ = ["Unrenewed", "recover", "retry"]
 

@@ -1,10 +1,15 @@
-"""What a reader of a result has to know, and only the records tell."""
+"""What of a result only the records tell: what its reader has to know, and what came before it."""
 
 from __future__ import annotations
 
-from mrisr_node.records import Instance, Job, Series
+import json
 
-__all__ = ["remarks_on"]
+from mrisr_node.choices import ResultKind
+from mrisr_node.records import Instance, Job, Series, StageRun
+from mrisr_node.results.facts import Predecessor
+from mrisr_node.results.origin import only_instance_of
+
+__all__ = ["predecessor_of", "remarks_on", "seconds_of"]
 
 
 def remarks_on(job: Job) -> tuple[str, ...]:
@@ -16,9 +21,25 @@ def remarks_on(job: Job) -> tuple[str, ...]:
         remarks.append(
             f"Made from {received} of {series.expected_instances} instances that the PACS knows"
         )
-    earlier = Job.select().where(
-        Job.series == series, Job.id < job.id, Job.result_series_uid.is_null(False)
-    )
-    if before := earlier.order_by(Job.id.desc()).first():
-        remarks.append(f"Takes the place of the earlier result {before.result_series_uid}")
     return tuple(remarks)
+
+
+def predecessor_of(job: Job) -> Predecessor | None:
+    """Return the earlier result of the same series, which this job's takes the place of."""
+    earlier = Job.select().where(
+        Job.series == job.series_id, Job.id < job.id, Job.result_series_uid.is_null(False)
+    )
+    before = earlier.order_by(Job.id.desc()).first()
+    if before is None:
+        return None
+    series = json.loads(before.outcome).get("result", {}).get("series", {})
+    report = series.get(ResultKind.REPORT.value, {}).get("series_instance_uid")
+    return Predecessor(
+        before.result_series_uid, report, str(only_instance_of(report)) if report else None
+    )
+
+
+def seconds_of(job: Job) -> dict[str, float]:
+    """Return how long each stage that a job has finished took, by its last run."""
+    runs = StageRun.select().where(StageRun.job == job, StageRun.finished)
+    return {run.stage: run.seconds or 0.0 for run in runs.order_by(StageRun.id)}

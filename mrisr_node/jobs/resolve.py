@@ -102,6 +102,7 @@ def _resolve(
             sources=paths,
             settings=settings,
             recipe=settings.recipe,
+            seconds=dict(seconds),
             progress=lambda part, stage=stage: report(uid, stage, part),  # type: ignore[misc]
         )
         started = time.monotonic()

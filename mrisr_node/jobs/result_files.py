@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from mrisr_node.choices import ResultKind
 from mrisr_node.durable import sync
 
-__all__ = ["DIGESTS", "digests_of", "has_whole_result", "make_durable"]
+__all__ = ["DIGESTS", "digests_of", "files_of", "has_whole_result", "make_durable"]
 
 DIGESTS = "digests"
 """Under this name the stage that writes the result notes the SHA-256 of each file."""
@@ -24,9 +25,23 @@ def make_durable(paths: Sequence[Path], folder: Path) -> None:
     sync(folder)
 
 
-def digests_of(paths: Sequence[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files by their names."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+def files_of(result: Path) -> list[Path]:
+    """Return the DICOM files in the folder of a result, series by series in the order of slices."""
+    order = list(ResultKind)
+
+    def place(path: Path) -> tuple[int, str]:
+        kind = path.parent.name  # the folder itself, where an older version wrote the only series
+        return (order.index(ResultKind(kind)) if kind in order else 0, path.name)
+
+    return sorted(result.rglob("*.dcm"), key=place)
+
+
+def digests_of(result: Path) -> dict[str, str]:
+    """Return the SHA-256 of a result's files by their paths in its folder."""
+    return {
+        str(path.relative_to(result)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files_of(result)
+    }
 
 
 def has_whole_result(folder: Path) -> bool:
@@ -34,11 +49,11 @@ def has_whole_result(folder: Path) -> bool:
     digests = folder / f"{DIGESTS}.json"
     try:
         expected: int = json.loads((folder / "result.json").read_text())["instances"]
-        paths = sorted((folder / "result").glob("*.dcm"))
+        paths = files_of(folder / "result")
         if len(paths) != expected:
             return False
         if digests.exists():
-            return bool(digests_of(paths) == json.loads(digests.read_text()))
+            return bool(digests_of(folder / "result") == json.loads(digests.read_text()))
     except (OSError, ValueError, LookupError, TypeError):
         return False
     # Written by a version that noted no digests.

@@ -8,6 +8,7 @@ import time
 
 from mrisr_node import records
 from mrisr_node.beats import signs, write_beat
+from mrisr_node.choices import Recipe
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.jobs.queues import Queues
@@ -16,7 +17,7 @@ from mrisr_node.jobs.recovery import Unrenewed, recover
 from mrisr_node.jobs.retention import Retention
 from mrisr_node.jobs.stages import queue_of, stages_of
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 
 __all__ = ["Rounds"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from mrisr_node.choices import Recipe
 from mrisr_node.records import State
-from mrisr_node.settings import Recipe
 
 __all__ = [
     "LEASE_SECONDS",

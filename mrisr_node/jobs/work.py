@@ -12,6 +12,7 @@ from peewee import PeeweeException, fn
 
 from mrisr_node import records
 from mrisr_node.beats import alive
+from mrisr_node.choices import Recipe
 from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
 from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import (
@@ -29,7 +30,7 @@ from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import retry
-from mrisr_node.jobs.remarks import remarks_on
+from mrisr_node.jobs.remarks import predecessor_of, remarks_on, seconds_of
 from mrisr_node.jobs.stages import (
     LEASE_SECONDS,
     SENDING,
@@ -55,7 +56,7 @@ from mrisr_node.records import (
     StateError,
     Transition,
 )
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 from mrisr_node.superres.peak_memory import own_peak, reset_own_peak
 
 __all__ = ["Worker"]
@@ -194,6 +195,8 @@ class Worker:
             recipe=Recipe(job.recipe),
             progress=ProgressWriter(job.id, lambda: self._require_use(job, stage)),
             remarks=remarks_on(job),
+            predecessor=predecessor_of(job),
+            seconds=seconds_of(job),
         )
         try:
             run_stage(stage, workspace)

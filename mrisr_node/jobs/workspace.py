@@ -7,17 +7,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from mrisr_node.choices import Recipe
 from mrisr_node.durable import sync
 from mrisr_node.errors import ConversionError, ResultGone
 from mrisr_node.intake.screening import count_items
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.results.facts import Predecessor
+from mrisr_node.settings import Settings
 from mrisr_node.volumes.geometry import Volume
 
 __all__ = ["Progress", "Workspace"]
@@ -48,6 +50,10 @@ class Workspace:
     progress: Progress = lambda _: None
     remarks: tuple[str, ...] = ()
     """What a reader has to know of the result besides what the stages find out."""
+    predecessor: Predecessor | None = None
+    """The earlier result of the series, whose place this one takes."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long the stages before took."""
 
     @property
     def result_dir(self) -> Path:

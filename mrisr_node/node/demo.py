@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from mrisr_node.choices import Recipe
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.jobs.resolve import find_series
 from mrisr_node.jobs.stages import stages_of
@@ -30,7 +31,7 @@ from mrisr_node.node.sample import write_sample
 from mrisr_node.node.supervisor import Node, is_running, stop_on_signals
 from mrisr_node.node.verification import compare_mni, compare_native, verify
 from mrisr_node.records import Job, Series, StageRun, State
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 from mrisr_node.web.auth import create_token
 from mrisr_node.web.viewer import comparison_url
 

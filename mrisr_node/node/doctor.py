@@ -19,10 +19,11 @@ from pathlib import Path
 import httpx
 from packaging.requirements import Requirement
 
+from mrisr_node.choices import BrainMethod
 from mrisr_node.errors import NodeError
 from mrisr_node.node.orthanc import find_orthanc, find_plugin, port_is_free, storage_of
 from mrisr_node.node.supervisor import is_running
-from mrisr_node.settings import BrainMethod, Settings
+from mrisr_node.settings import Settings
 
 __all__ = ["Finding", "examine"]
 

@@ -1,87 +1,16 @@
-"""Which attributes of the source a result series carries on.
-
-Patient, study and frame of reference stay the same; acquisition attributes stay true for a volume
-computed from the acquisition; all about the plane, the pixels and the equipment is made anew.
-What is not named here is not carried over.
-"""
+"""What a result carries over from its source, by the table in ``attribute_rules``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-__all__ = ["carry_over"]
+from mrisr_node.results.attribute_rules import ACQUIRED, IDENTITY, PLACED
 
-_PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    # Patient (PS3.3 C.7.1.1)
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "OtherPatientIDsSequence",
-    "EthnicGroup",
-    "PatientComments",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    # General study and patient study (C.7.2.1, C.7.2.2)
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "IssuerOfAccessionNumberSequence",
-    "StudyDescription",
-    "ProcedureCodeSequence",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-)
-_SERIES = (
-    # General series (C.7.3.1)
-    "Laterality",
-    "ProtocolName",
-    "BodyPartExamined",
-    "PatientPosition",
-    # Image (C.7.6.1), contrast (C.7.6.4)
-    "AcquisitionNumber",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "ContrastBolusAgent",
-    "ContrastBolusRoute",
-    "ContrastBolusVolume",
-    # MR image (C.8.3.1), as far as it tells how the signal came about
-    "ScanningSequence",
-    "SequenceVariant",
-    "ScanOptions",
-    "MRAcquisitionType",
-    "SequenceName",
-    "AngioFlag",
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "NumberOfAverages",
-    "ImagingFrequency",
-    "ImagedNucleus",
-    "EchoNumbers",
-    "MagneticFieldStrength",
-    "NumberOfPhaseEncodingSteps",
-    "EchoTrainLength",
-    "PercentSampling",
-    "PercentPhaseFieldOfView",
-    "PixelBandwidth",
-    "ReceiveCoilName",
-    "TransmitCoilName",
-    "FlipAngle",
-    "VariableFlipAngleFlag",
-    "SAR",
-    "dBdt",
-)
+__all__ = ["carry_identity", "carry_over"]
+
 # Enhanced MR keeps these in functional groups (C.8.13.5), some under other names.
 _ENHANCED = {
     "RepetitionTime": "RepetitionTime",
@@ -93,8 +22,8 @@ _ENHANCED = {
     "ReceiveCoilName": "ReceiveCoilName",
     "TransmitCoilName": "TransmitCoilName",
 }
-# Type 2 of the classic MR image: present even when nothing is known.
-_EMPTY_WHEN_UNKNOWN = (
+# Type 2: present even when nothing is known.
+_IDENTITY_TYPE_2 = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -104,6 +33,8 @@ _EMPTY_WHEN_UNKNOWN = (
     "ReferringPhysicianName",
     "StudyID",
     "AccessionNumber",
+)
+_MR_TYPE_2 = (
     "AcquisitionNumber",
     "ScanOptions",
     "MRAcquisitionType",
@@ -113,26 +44,42 @@ _EMPTY_WHEN_UNKNOWN = (
 )
 
 
-def carry_over(source: Dataset) -> Dataset:
-    """Return a new dataset with what a result keeps of its source."""
+def carry_identity(result: Dataset, source: Dataset) -> None:
+    """Give a result the patient and study of its source, in the bytes that they came in."""
+    for rule in IDENTITY:
+        _carry(result, source, rule.keyword)
+    for keyword in _IDENTITY_TYPE_2:
+        if keyword not in result:
+            setattr(result, keyword, None)
+
+
+def carry_over(source: Dataset, in_source_space: bool = True) -> Dataset:
+    """Return a new dataset with what an MR result keeps of its source."""
     result = Dataset()
-    for keyword in (*_PATIENT_AND_STUDY, *_SERIES):
-        if keyword in source:
-            result[keyword] = source[keyword]
+    carry_identity(result, source)
+    for rule in (*ACQUIRED, *(PLACED if in_source_space else ())):
+        _carry(result, source, rule.keyword)
     for group in _functional_groups(source):
         for keyword, name in _ENHANCED.items():
             if keyword in group and name not in result:
                 setattr(result, name, group[keyword].value)
-    for keyword in _EMPTY_WHEN_UNKNOWN:
+    for keyword in _MR_TYPE_2:
         if keyword not in result:
             setattr(result, keyword, None)
-    # Type 1 in the classic object and absent from Enhanced ones: RM, research mode, claims nothing.
+    # Type 1 in the classic object and absent from Enhanced ones.
     for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
         if not result.get(keyword):
             setattr(result, keyword, value)
     if not result.get("BodyPartExamined"):
         result.BodyPartExamined = "HEAD"
     return result
+
+
+def _carry(result: Dataset, source: Dataset, keyword: str) -> None:
+    tag = tag_for_keyword(keyword)
+    if tag is not None and tag in source:
+        # As it was read: decoding and encoding again may choose other bytes for the same name.
+        result[tag] = source.get_item(tag)
 
 
 def _functional_groups(source: Dataset) -> Iterator[Dataset]:

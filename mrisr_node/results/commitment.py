@@ -21,13 +21,14 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModelInstance,
 )
 
+from mrisr_node.choices import StorageCommitment
 from mrisr_node.errors import DeliveryError, NotYet
 from mrisr_node.intake.association import association
 from mrisr_node.intake.commitment import Reference, on_report
 from mrisr_node.intake.tls import client_context
 from mrisr_node.records import CommitmentRequest
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Settings, StorageCommitment
+from mrisr_node.settings import Settings
 
 __all__ = ["require_promise"]
 

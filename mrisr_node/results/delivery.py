@@ -15,14 +15,16 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import build_context
 
+from mrisr_node.choices import Delivery
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.tls import client_context
 from mrisr_node.results.bounded_http import BoundedSession
-from mrisr_node.settings import Delivery, Settings
+from mrisr_node.settings import Settings
 
 __all__ = ["Pacs"]
 
@@ -145,7 +147,8 @@ class Pacs:
 
     def _c_store(self, paths: Sequence[Path]) -> Iterator[int]:
         where, settings = self.destination, self._settings
-        offered = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
+        classes = sorted({str(read_file_meta_info(path).MediaStorageSOPClassUID) for path in paths})
+        offered = [build_context(sop_class, ExplicitVRLittleEndian) for sop_class in classes]
         ends = 0.0
         tls = client_context(settings) if settings.pacs_tls else None
         with association(where, offered, settings.network_timeout, tls=tls) as peer:

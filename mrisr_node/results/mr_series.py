@@ -1,34 +1,32 @@
-"""The result as an MR Image Storage series (PS3.3 A.4, C.8.3) in the study of its source."""
+"""Results as MR Image Storage series (PS3.3 A.4, C.8.3) in the study of their source.
+
+The thin slices themselves, and two maps that a reader lays over them: how far they depart from what
+was acquired, and what super-resolution changed against interpolation.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-import highdicom
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import MRImageStorage
 
-from mrisr_node import __version__
-from mrisr_node.errors import ResultError
-from mrisr_node.identity import (
-    IMPLEMENTATION_CLASS_UID,
-    MANUFACTURER_MODEL_NAME,
-    derive_uid,
-)
+from mrisr_node.choices import ResultKind
+from mrisr_node.identity import derive_uid
 from mrisr_node.results.attributes import carry_over
+from mrisr_node.results.facts import write_private
+from mrisr_node.results.origin import Origin, WrittenSeries, code_item, file_meta
 from mrisr_node.results.values import (
     NORMALISED,
     Encoding,
     Window,
     decimal,
+    encoding_by_range,
     encoding_of,
     lossy_compression,
     window_of,
@@ -36,77 +34,50 @@ from mrisr_node.results.values import (
 from mrisr_node.volumes.acquisition import Acquisition, Slice
 from mrisr_node.volumes.geometry import Volume, ras_to_lps
 
-__all__ = ["Provenance", "WrittenSeries", "require_placement", "write_mr_series"]
+__all__ = ["write_change_map", "write_fidelity_map", "write_mr_series"]
 
-_MANUFACTURER = "mrisr_node project"
-_SERIES_NUMBER_OFFSET = 1000
+Position = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """What made a result, for its UIDs and for those who read it.
+class _Content:
+    """What an MR series shows.
 
     Parameters
     ----------
-    recipe
-        ``native`` or ``mni``.
-    checkpoint, digest
-        Name of the checkpoint and SHA-256 of its weights.
+    thickness_mm
+        Of its slices; their distance is the volume's.
     sentence
-        One sentence on method, spacing, slice profile and fidelity.
-    parameters
-        Everything else that changes the result, in a fixed order.
-    made_at
-        When processing began; a repeat of the same job keeps it.
+        DerivationDescription.
+    derivation
+        The codes of how it was derived.
+    references
+        Which acquired slices contribute to the slice at an LPS+ position (mm).
+    downwards
+        Whether its slices are numbered against the volume's third axis.
     """
 
-    recipe: str
-    checkpoint: str
-    digest: str
+    kind: ResultKind
+    volume: Volume
+    thickness_mm: float
+    encoding: Encoding
+    window: Window
+    photometric_interpretation: str
     sentence: str
-    parameters: tuple[str, ...]
-    made_at: datetime
-
-
-@dataclass(frozen=True)
-class WrittenSeries:
-    """A result series on disk."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    paths: tuple[Path, ...]
-
-
-def require_placement(sources: Sequence[Dataset]) -> None:
-    """Refuse a source that no result can be placed beside; worth asking before any work is done.
-
-    Raises
-    ------
-    ResultError
-        An instance names no study or no frame of reference.
-    """
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not all(d.get(keyword) for d in sources):
-            raise ResultError(f"the source has no {keyword}; without it no result can be placed")
+    references: Callable[[Position], Sequence[Slice]]
+    downwards: bool
+    in_source_space: bool = True
 
 
 def write_mr_series(
-    folder: Path,
-    *,
-    sources: Sequence[Dataset],
-    acquisition: Acquisition,
-    volume: Volume,
-    provenance: Provenance,
-    in_source_space: bool = True,
+    folder: Path, origin: Origin, volume: Volume, *, in_source_space: bool = True
 ) -> WrittenSeries:
-    """Write one MR instance per slice of `volume` and return where.
+    """Write one MR instance per thin slice and return where.
 
     Parameters
     ----------
     folder
         Empty; gets files ``0001.dcm`` and on.
-    sources
-        The instances that the result was made from.
     volume
         Axes (column, row, slice), RAS+ affine.
     in_source_space
@@ -118,92 +89,152 @@ def write_mr_series(
     ResultError
         The source lacks what a conformant result needs.
     """
-    require_placement(sources)
-    first = min(sources, key=lambda d: (int(d.get("InstanceNumber") or 0), str(d.SOPInstanceUID)))
-    made_of = hashlib.sha256("|".join(sorted(str(d.SOPInstanceUID) for d in sources)).encode())
-    identity = (made_of.hexdigest(), provenance.digest, *provenance.parameters, __version__)
-    series_uid = derive_uid("series", provenance.recipe, *identity)
-    template = _series_template(first, provenance, series_uid, in_source_space)
-    template.update(lossy_compression(sources))
+    sources, acquisition = origin.sources, origin.acquisition
     encoding = encoding_of(sources, volume.data) if in_source_space else NORMALISED
     window = window_of(sources, acquisition) if in_source_space else None
-    _describe_pixels(template, first, volume, encoding, window or _window(volume, encoding))
-    _name(template, first, volume, in_source_space)
-    lps = ras_to_lps(volume.affine)
-    reverse = in_source_space and _numbered_downwards(sources, acquisition)
-    count = volume.data.shape[2]
+    reach = max(acquisition.distance, acquisition.thickness)
+    content = _Content(
+        kind=ResultKind.IMAGE,
+        volume=volume,
+        thickness_mm=volume.spacing[2],
+        encoding=encoding,
+        window=window or _usual_window(volume, encoding),
+        photometric_interpretation=(
+            str(origin.first.PhotometricInterpretation) if in_source_space else "MONOCHROME2"
+        ),
+        sentence=origin.provenance.sentence,
+        references=(
+            (lambda place: _within(acquisition, place, reach))
+            if in_source_space
+            else (lambda place: acquisition.slices)
+        ),
+        downwards=in_source_space and _numbered_downwards(sources, acquisition),
+        in_source_space=in_source_space,
+    )
+    return _write(folder, origin, content)
+
+
+def write_fidelity_map(folder: Path, origin: Origin, residual: Volume) -> WrittenSeries:
+    """Write how far a result departs from each acquired slice.
+
+    Parameters
+    ----------
+    residual
+        Acquired slices minus the result degraded again, on the acquired grid, in the source's
+        intensities. Its magnitude is written.
+    """
+    data = np.abs(residual.data)
+    most = float(np.percentile(data, 99.9))
+    acquisition = origin.acquisition
+    content = _Content(
+        kind=ResultKind.FIDELITY,
+        volume=Volume(data, residual.affine),
+        thickness_mm=acquisition.thickness,
+        encoding=encoding_by_range(data),
+        window=_map_window(0.0, most),
+        photometric_interpretation="MONOCHROME2",
+        sentence=(
+            "How far the super-resolved series, degraded again with the slice profile, departs from"
+            f" each acquired slice, in the source's intensities. {origin.provenance.sentence}"
+        ),
+        references=lambda place: _within(acquisition, place, acquisition.distance / 2),
+        downwards=_numbered_downwards(origin.sources, acquisition),
+    )
+    return _write(folder, origin, content)
+
+
+def write_change_map(folder: Path, origin: Origin, change: Volume) -> WrittenSeries:
+    """Write what super-resolution added to (above 0) or took from cubic interpolation.
+
+    Parameters
+    ----------
+    change
+        Thin slices minus interpolated ones, in the source's intensities.
+    """
+    most = float(np.percentile(np.abs(change.data), 99.9))
+    acquisition = origin.acquisition
+    reach = max(acquisition.distance, acquisition.thickness)
+    content = _Content(
+        kind=ResultKind.CHANGE,
+        volume=change,
+        thickness_mm=change.spacing[2],
+        encoding=encoding_by_range(change.data),
+        window=_map_window(-most, most),
+        photometric_interpretation="MONOCHROME2",
+        sentence=(
+            "The super-resolved series minus cubic B-spline interpolation of the acquired slices,"
+            f" in the source's intensities. {origin.provenance.sentence}"
+        ),
+        references=lambda place: _within(acquisition, place, reach),
+        downwards=_numbered_downwards(origin.sources, acquisition),
+    )
+    return _write(folder, origin, content)
+
+
+def _write(folder: Path, origin: Origin, content: _Content) -> WrittenSeries:
+    template = _template(origin, content)
+    lps = ras_to_lps(content.volume.affine)
+    count = content.volume.data.shape[2]
     paths = []
     for index in range(count):
-        number = count - index if reverse else index + 1
-        instance = _instance(template, volume, lps, index, encoding)
+        number = count - index if content.downwards else index + 1
+        instance = _instance(template, content, lps, index)
         instance.InstanceNumber = number
-        instance.SOPInstanceUID = derive_uid("instance", str(series_uid), str(index))
+        instance.SOPInstanceUID = derive_uid(
+            "instance", str(template.SeriesInstanceUID), str(index)
+        )
         instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
-        if in_source_space:
-            references = _contributing(acquisition, lps[:3, 3] + index * lps[:3, 2])
-        else:
-            references = list(acquisition.slices)
-        instance.SourceImageSequence = _source_images(sources, references)
+        references = content.references(lps[:3, 3] + index * lps[:3, 2])
+        instance.SourceImageSequence = _source_images(origin.sources, references)
         path = folder / f"{number:04d}.dcm"
         instance.save_as(path, enforce_file_format=True)
         paths.append(path)
     return WrittenSeries(
+        kind=content.kind,
         study_instance_uid=str(template.StudyInstanceUID),
-        series_instance_uid=str(series_uid),
+        series_instance_uid=str(template.SeriesInstanceUID),
         paths=tuple(sorted(paths)),
     )
 
 
-def _series_template(
-    first: Dataset, provenance: Provenance, series_uid: str, in_source_space: bool
-) -> Dataset:
+def _template(origin: Origin, content: _Content) -> Dataset:
     """Return everything that the instances of the series share."""
-    made = provenance.made_at
-    ds = carry_over(first)
+    volume, encoding, window = content.volume, content.encoding, content.window
+    ds = carry_over(origin.first, content.in_source_space)
     ds.SOPClassUID = MRImageStorage
+    ds.file_meta = file_meta(MRImageStorage)
     ds.Modality = "MR"
-    ds.SeriesInstanceUID = series_uid
-    ds.SeriesNumber = int(first.get("SeriesNumber") or 0) + _SERIES_NUMBER_OFFSET
-    ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = made.strftime("%Y%m%d")
-    ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = made.strftime("%H%M%S")
-    ds.Manufacturer = _MANUFACTURER
-    ds.ManufacturerModelName = MANUFACTURER_MODEL_NAME
-    ds.SoftwareVersions = __version__
-    ds.ContributingEquipmentSequence = _equipment(first, provenance)
-    ds.FrameOfReferenceUID = (
-        first.FrameOfReferenceUID if in_source_space else derive_uid("frame", series_uid)
+    ds.SeriesInstanceUID = origin.series_uid(content.kind)
+    ds.SeriesNumber = origin.series_number(content.kind)
+    ds.SeriesDescription = origin.describe(
+        content.kind,
+        volume.spacing[2],
+        "" if content.in_source_space else " MNI",
     )
-    ds.PositionReferenceIndicator = (
-        first.get("PositionReferenceIndicator") if in_source_space else ""
-    )
-    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "RESAMPLED"]
-    ds.DerivationDescription = provenance.sentence[:1024]
+    origin.stamp(ds)
+    if not content.in_source_space:
+        ds.FrameOfReferenceUID = derive_uid("frame", str(ds.SeriesInstanceUID))
+    if "PositionReferenceIndicator" not in ds:
+        ds.PositionReferenceIndicator = ""
+    what = "RESAMPLED" if content.kind is ResultKind.IMAGE else content.kind.name
+    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", what]
+    ds.DerivationDescription = content.sentence[:1024]
     ds.DerivationCodeSequence = [
-        _code(codes.DCM.SpatialResampling),
-        _code(codes.DCM.ArtificialIntelligence),
+        code_item(codes.DCM.SpatialResampling),
+        code_item(codes.DCM.ArtificialIntelligence),
     ]
     ds.BurnedInAnnotation = "NO"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = f"MRISR_{__version__}"[:16]
-    ds.file_meta = meta
-    return ds
-
-
-def _describe_pixels(
-    ds: Dataset, first: Dataset, volume: Volume, encoding: Encoding, window: Window
-) -> None:
+    made = origin.provenance
+    write_private(ds, origin.facts, made.recipe, made.checkpoint, made.digest)
+    ds.update(lossy_compression(origin.sources))
     columns, rows, _ = volume.data.shape
     column_spacing, row_spacing, slice_spacing = volume.spacing
     ds.Rows, ds.Columns = rows, columns
     ds.PixelSpacing = [decimal(row_spacing), decimal(column_spacing)]
-    ds.SliceThickness = ds.SpacingBetweenSlices = decimal(slice_spacing)
+    ds.SliceThickness = decimal(content.thickness_mm)
+    ds.SpacingBetweenSlices = decimal(slice_spacing)
     ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = (
-        "MONOCHROME2" if encoding is NORMALISED else str(first.PhotometricInterpretation)
-    )
+    ds.PhotometricInterpretation = content.photometric_interpretation
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit = 15
     ds.PixelRepresentation = int(encoding.signed)
@@ -213,23 +244,11 @@ def _describe_pixels(
     ds.WindowCenter, ds.WindowWidth = decimal(window.center), decimal(window.width)
     if window.function != "LINEAR":
         ds.VOILUTFunction = window.function
-
-
-def _window(volume: Volume, encoding: Encoding) -> Window:
-    """Return a window for a volume whose source has none: all but the brightest."""
-    scale = 1.0 if encoding.declared else 1 / encoding.slope
-    low, high = (scale * float(v) for v in np.percentile(volume.data, (1, 99.5)))
-    return Window((low + high) / 2, max(1.0, high - low))
-
-
-def _name(ds: Dataset, first: Dataset, volume: Volume, in_source_space: bool) -> None:
-    name = str(first.get("SeriesDescription") or first.get("ProtocolName") or "MR")
-    where = "" if in_source_space else " MNI"
-    ds.SeriesDescription = f"SR{where} {volume.spacing[2]:.1f}mm {name}"[:64]
+    return ds
 
 
 def _instance(
-    template: Dataset, volume: Volume, lps: NDArray[np.float64], index: int, encoding: Encoding
+    template: Dataset, content: _Content, lps: NDArray[np.float64], index: int
 ) -> Dataset:
     ds = Dataset()
     ds.update(template)
@@ -240,13 +259,25 @@ def _instance(
     ds.ImageOrientationPatient = [decimal(v) for v in (*row, *column)]
     ds.ImagePositionPatient = [decimal(v) for v in position]
     ds.SliceLocation = decimal(float(np.cross(row, column) @ position))
-    pixels = encoding.encode(volume.data[:, :, index].T)
+    pixels = content.encoding.encode(content.volume.data[:, :, index].T)
     ds.PixelData = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
     ds["PixelData"].VR = "OW"
     # US or SS follows from PixelRepresentation, which pydicom settles when it writes.
     ds.SmallestImagePixelValue = int(pixels.min())
     ds.LargestImagePixelValue = int(pixels.max())
     return ds
+
+
+def _usual_window(volume: Volume, encoding: Encoding) -> Window:
+    """Return a window for a volume whose source has none: all but the brightest."""
+    scale = 1.0 if encoding.declared else 1 / encoding.slope
+    low, high = (scale * float(v) for v in np.percentile(volume.data, (1, 99.5)))
+    return Window((low + high) / 2, max(1.0, high - low))
+
+
+def _map_window(low: float, high: float) -> Window:
+    # A linear window has a width of 1 at least (C.11.2.1.2.1); values of a map may all be smaller.
+    return Window((low + high) / 2, max(high - low, 1e-6), "LINEAR_EXACT")
 
 
 def _numbered_downwards(sources: Sequence[Dataset], acquisition: Acquisition) -> bool:
@@ -257,9 +288,8 @@ def _numbered_downwards(sources: Sequence[Dataset], acquisition: Acquisition) ->
     return before > (numbers[last.sop_instance_uid], last.frame)
 
 
-def _contributing(acquisition: Acquisition, position: NDArray[np.float64]) -> list[Slice]:
-    """Return the acquired slices whose profile reaches a position (LPS+, mm)."""
-    reach = max(acquisition.distance, acquisition.thickness)
+def _within(acquisition: Acquisition, position: Position, reach: float) -> list[Slice]:
+    """Return the acquired slices that lie within so many mm of a position (LPS+)."""
     return [s for s in acquisition.slices if np.linalg.norm(s.position - position) <= reach]
 
 
@@ -276,40 +306,7 @@ def _source_images(sources: Sequence[Dataset], slices: Sequence[Slice]) -> list[
         if "NumberOfFrames" in classes[uid]:
             item.ReferencedFrameNumber = sorted(numbers)
         item.PurposeOfReferenceCodeSequence = [
-            _code(codes.DCM.SourceImageForImageProcessingOperation)
+            code_item(codes.DCM.SourceImageForImageProcessingOperation)
         ]
         items.append(item)
     return items
-
-
-def _equipment(first: Dataset, provenance: Provenance) -> list[Dataset]:
-    """Name ourselves, and the scanner, whose place in the equipment module we take."""
-    ours = highdicom.ContributingEquipment(
-        manufacturer=_MANUFACTURER,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=MANUFACTURER_MODEL_NAME,
-        software_versions=[__version__, f"{provenance.checkpoint} {provenance.digest[:40]}"],
-        contribution_datetime=provenance.made_at,
-        contribution_description=f"Super-resolution, checkpoint sha256 {provenance.digest}",
-    )
-    scanner = Dataset()
-    scanner.PurposeOfReferenceCodeSequence = [_code(codes.DCM.AcquisitionEquipment)]
-    scanner.Manufacturer = str(first.get("Manufacturer") or "unknown")
-    for keyword in (
-        "ManufacturerModelName",
-        "InstitutionName",
-        "StationName",
-        "DeviceSerialNumber",
-        "SoftwareVersions",
-    ):
-        if first.get(keyword):
-            scanner[keyword] = first[keyword]
-    return [ours, scanner]
-
-
-def _code(code: Code) -> Dataset:
-    item = Dataset()
-    item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item

@@ -24,6 +24,7 @@ __all__ = [
     "Encoding",
     "Window",
     "decimal",
+    "encoding_by_range",
     "encoding_of",
     "lossy_compression",
     "window_of",
@@ -110,6 +111,11 @@ def encoding_of(sources: Sequence[Dataset], data: NDArray[np.float32]) -> Encodi
             if encoding.fits(data):
                 return encoding
     # Scanners that scale each slice by itself leave no common one; a result needs one.
+    return encoding_by_range(data)
+
+
+def encoding_by_range(data: NDArray[np.float32]) -> Encoding:
+    """Store values as finely as 16 bits allow."""
     low, high = float(data.min()), float(data.max())
     steps = np.iinfo(np.uint16).max
     intercept = float(decimal(low))

@@ -188,6 +188,16 @@ class Card:
             )
 
     @property
+    def range(self) -> str:
+        """What it is made for, in words."""
+        distance, ratio, pixels = self.distance_mm, self.thickness_ratio, self.in_plane_mm
+        return (
+            f"slices {distance[0]:g} to {distance[1]:g} mm apart and {ratio[0]:g} to {ratio[1]:g}"
+            f" times as thick, pixels of {pixels[0]:g} to {pixels[1]:g} mm,"
+            f" {', '.join(self.contrasts)}"
+        )
+
+    @property
     def headline(self) -> str:
         """The first measured score, by its gain over cubic interpolation; empty without one."""
         for score in self.scores:

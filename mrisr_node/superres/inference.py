@@ -53,6 +53,8 @@ class SuperResolution:
     ----------
     volume
         Thin slices in the source's intensity scale; they cover exactly the acquired field of view.
+    change
+        The result minus cubic B-spline interpolation, on its grid.
     residual
         Acquired slices minus the result degraded again, on the acquired grid.
     fidelity
@@ -66,6 +68,7 @@ class SuperResolution:
     """
 
     volume: Volume
+    change: Volume
     residual: Volume
     fidelity: Fidelity
     profile: str
@@ -240,7 +243,9 @@ def super_resolve(
     )
     degrade = degradation_matrix(stack, positions)
     residual = thick - along_last_axis(degrade, thin)
-    cubic = thick - along_last_axis(degrade @ cubic_matrix(stack, positions), thick)
+    interpolation = cubic_matrix(stack, positions)
+    cubic = thick - along_last_axis(degrade @ interpolation, thick)
+    change = thin - along_last_axis(interpolation, thick)
     inside = volume.data > 0.2 * intensity_scale if mask is None else mask
     fidelity = measure(residual, cubic, np.moveaxis(inside, slice_axis, -1), intensity_scale)
     step = stack.count / len(positions)
@@ -248,6 +253,7 @@ def super_resolve(
     report(1.0)
     return SuperResolution(
         volume=Volume(np.ascontiguousarray(np.moveaxis(thin, -1, slice_axis)), affine),
+        change=Volume(np.ascontiguousarray(np.moveaxis(change, -1, slice_axis)), affine),
         residual=Volume(np.ascontiguousarray(np.moveaxis(residual, -1, slice_axis)), volume.affine),
         fidelity=fidelity,
         profile=f"Gaussian, full width at half maximum {thickness_mm:g} mm",

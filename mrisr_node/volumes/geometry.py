@@ -13,8 +13,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 
-__all__ = ["Affine", "FloatArray", "Volume", "lps_to_ras", "ras_to_lps"]
+__all__ = ["Affine", "FloatArray", "Volume", "lps_to_ras", "ras_to_lps", "resampled"]
 
 FloatArray = NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -78,3 +79,26 @@ class Volume:
         image.set_sform(self.affine, code=1)  # type: ignore[no-untyped-call]
         image.set_qform(self.affine, code=1)  # type: ignore[no-untyped-call]
         image.to_filename(path)
+
+
+def resampled(volume: Volume, affine: Affine, shape: tuple[int, ...]) -> Volume:
+    """Return a volume on another grid, interpolated linearly; beyond its edges it goes on as there.
+
+    Parameters
+    ----------
+    affine
+        4×4, index of the new grid to RAS+ mm.
+    shape
+        Of the new grid, (i, j, k).
+    """
+    between = np.linalg.inv(volume.affine) @ affine
+    data = affine_transform(
+        volume.data,
+        between[:3, :3],
+        between[:3, 3],
+        output_shape=shape,
+        order=1,
+        mode="nearest",
+        output=np.float32,
+    )
+    return Volume(data, affine)

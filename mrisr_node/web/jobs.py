@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.dead_letters import (
     NoDeadLetter,
     dead_letters,
@@ -17,7 +18,7 @@ from mrisr_node.jobs.overview import SeriesOverview, count, find, overview
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Stage, stages_of
 from mrisr_node.records import State, StateError
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 from mrisr_node.web.viewer import comparison_path, study_path
 
 __all__ = ["JobList", "JobView", "SentAgain", "TimeLeft", "jobs_router"]

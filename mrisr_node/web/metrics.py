@@ -26,9 +26,10 @@ from starlette.responses import Response
 
 from mrisr_node import __version__
 from mrisr_node.beats import signs
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Rejection, Series, StageRun, State
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 from mrisr_node.web.health import PROCESSES, Health
 
 __all__ = ["NodeCollector", "metrics_router"]

@@ -18,12 +18,13 @@ from pathlib import Path
 from node_under_load import Processes, Sender, running
 from pydicom import dcmread
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.stages import Queue, queue_of, stages_of
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
 from mrisr_node.records import Instance, Job, Series, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 
 SLICES = 8
 _ENDED = [State.DONE.value, State.SKIPPED.value, State.FAILED.value]

@@ -7,6 +7,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+from mrisr_node.choices import Recipe
 from mrisr_node.errors import ConversionError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.receiver import Receiver
@@ -16,7 +17,6 @@ from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.jobs import workspace
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, Rejection, Series, State, open_records
-from mrisr_node.settings import Recipe
 from tests.spooling import put
 
 _MIB = 1024**2

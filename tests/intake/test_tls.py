@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
+from mrisr_node.choices import Delivery
 from mrisr_node.errors import DeliveryError, SettingsError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.commitment_reports import CommitmentReports
@@ -23,7 +24,6 @@ from mrisr_node.intake.tls import client_context, server_context
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import CommitmentReport, Instance, open_records
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Delivery
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -3,9 +3,9 @@
 import json
 import re
 import time
-from datetime import UTC, datetime
 
 import pytest
+from origins import origin_of
 from pydicom import dcmread
 
 from mrisr_node.jobs.result_files import digests_of
@@ -13,7 +13,7 @@ from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Job, Series, State
-from mrisr_node.results.mr_series import Provenance, write_mr_series
+from mrisr_node.results.mr_series import write_mr_series
 from mrisr_node.volumes.conversion import convert
 
 
@@ -24,11 +24,7 @@ def thin(tmp_path_factory):
     conversion = convert(sample.paths)
     folder = tmp_path_factory.mktemp("thin")
     result = write_mr_series(
-        folder,
-        sources=[dcmread(path) for path in sample.paths],
-        acquisition=conversion.acquisition,
-        volume=conversion.volume,
-        provenance=Provenance("native", "t", "0" * 64, "Test.", (), datetime.now(UTC)),
+        folder, origin_of(map(dcmread, sample.paths), conversion.acquisition), conversion.volume
     )
     noted = {
         "study_instance_uid": result.study_instance_uid,
@@ -54,8 +50,7 @@ def deliverable(thin):
         for path in folder.glob("*.dcm"):
             (target / "result" / path.name).hardlink_to(path)
         (target / "result.json").write_text(json.dumps(noted))
-        digests = digests_of(sorted((target / "result").glob("*.dcm")))
-        (target / "digests.json").write_text(json.dumps(digests))
+        (target / "digests.json").write_text(json.dumps(digests_of(target / "result")))
         return job
 
     return make

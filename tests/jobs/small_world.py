@@ -23,6 +23,7 @@ from pydicom.uid import MRImageStorage
 from small_dicom import encoded_slice, instance_uid
 
 from mrisr_node import records
+from mrisr_node.choices import Recipe
 from mrisr_node.errors import DeliveryError, SeriesError, StageError
 from mrisr_node.identity import derive_uid
 from mrisr_node.intake import assembly
@@ -35,7 +36,7 @@ from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
 from mrisr_node.jobs.work import Worker
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.records import Job, Series, open_records
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 
 SERIES = ("2.25.11", "2.25.12")
 SLICES = 7

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bad_pacs import bad_pacs
 
+from mrisr_node.choices import Recipe
 from mrisr_node.errors import ResultGone
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
@@ -21,7 +22,6 @@ from mrisr_node.jobs.work import Worker
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Failure, Job, Series, State, open_records
-from mrisr_node.settings import Recipe
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.registration import is_transform
 from tests.spooling import put

@@ -11,6 +11,7 @@ from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
+from mrisr_node.choices import Delivery
 from mrisr_node.cli import app
 from mrisr_node.delays import LONGEST_DELAY, is_due, retry_delay
 from mrisr_node.errors import DeliveryError
@@ -24,7 +25,6 @@ from mrisr_node.jobs.work import Worker
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Job, Series, State, open_records
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Delivery
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Queue, stages_of
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Job, Series, StageRun, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.settings import Recipe, Settings
+from mrisr_node.settings import Settings
 
 FORWARD_EVERYTHING = """
 function OnStableSeries(seriesId, tags, metadata)

@@ -15,13 +15,13 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from mrisr_node.choices import StorageCommitment
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.stages import Queue
 from mrisr_node.jobs.work import Worker
 from mrisr_node.records import CommitmentRequest, Failure, Job, Series, State, open_records
 from mrisr_node.results import commitment
-from mrisr_node.settings import StorageCommitment
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

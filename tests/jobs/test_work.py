@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from origins import origin_of
 from peewee import OperationalError as PeeweeError
 from pydicom import dcmread
 
+from mrisr_node.choices import Delivery
 from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import DeliveryError, SeriesError
 from mrisr_node.intake.assembly import Assembly
@@ -28,8 +29,7 @@ from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Failure, Job, Series, StageRun, State, StateError, open_records
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.mr_series import Provenance, write_mr_series
-from mrisr_node.settings import Delivery
+from mrisr_node.results.mr_series import write_mr_series
 from mrisr_node.volumes.conversion import convert
 
 
@@ -306,11 +306,7 @@ def written(settings, job, tmp_path):
     folder = settings.work_dir / str(job.id) / "result"
     folder.mkdir(parents=True)
     result = write_mr_series(
-        folder,
-        sources=[dcmread(path) for path in sample.paths],
-        acquisition=conversion.acquisition,
-        volume=conversion.volume,
-        provenance=Provenance("native", "t", "0" * 64, "Test.", (), datetime.now(UTC)),
+        folder, origin_of(map(dcmread, sample.paths), conversion.acquisition), conversion.volume
     )
     (folder.parent / "result.json").write_text(
         json.dumps(

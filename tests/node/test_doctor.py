@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mrisr_node.choices import BrainMethod
 from mrisr_node.node import doctor
 from mrisr_node.node.doctor import Finding, examine
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.node.supervisor import Node
-from mrisr_node.settings import BrainMethod, Settings
+from mrisr_node.settings import Settings
 
 
 def problems(settings: Settings) -> list[Finding]:

@@ -3,32 +3,23 @@
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_checks import dciodvfy
+from origins import MADE_BY, origin_of
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from mrisr_node.errors import ResultError
 from mrisr_node.identity import is_own_result
 from mrisr_node.node.sample import Acquisition, Plane, write_sample
-from mrisr_node.results.mr_series import Provenance, require_placement, write_mr_series
+from mrisr_node.results.mr_series import write_mr_series
+from mrisr_node.results.origin import require_placement
 from mrisr_node.results.values import NORMALISED, encoding_of, lossy_compression
-from mrisr_node.volumes.acquisition import read_acquisition
 from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume, ras_to_lps
-
-MADE_BY = Provenance(
-    recipe="native",
-    checkpoint="test",
-    digest="ab" * 32,
-    sentence="Made by a test.",
-    parameters=("x",),
-    made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-)
 
 
 def _thinned(volume: Volume, factor: int) -> Volume:
@@ -42,15 +33,8 @@ def _thinned(volume: Volume, factor: int) -> Volume:
 def _make(folder: Path, sources, **changes):
     folder.mkdir()
     conversion = convert(sources.paths)
-    datasets = [dcmread(path) for path in sources.paths]
-    return write_mr_series(
-        folder,
-        sources=datasets,
-        acquisition=conversion.acquisition,
-        volume=_thinned(conversion.volume, 5),
-        provenance=changes.pop("provenance", MADE_BY),
-        **changes,
-    )
+    origin = origin_of(map(dcmread, sources.paths), conversion.acquisition, **changes)
+    return write_mr_series(folder, origin, _thinned(conversion.volume, 5))
 
 
 @pytest.fixture(scope="module", params=[*Plane, "oblique"])
@@ -280,10 +264,8 @@ def test_another_space_gets_a_frame_of_reference_of_its_own(tmp_path):
     (tmp_path / "r").mkdir()
     written = write_mr_series(
         tmp_path / "r",
-        sources=[dcmread(path) for path in sources.paths],
-        acquisition=conversion.acquisition,
-        volume=unit,
-        provenance=MADE_BY,
+        origin_of(map(dcmread, sources.paths), conversion.acquisition),
+        unit,
         in_source_space=False,
     )
     result = dcmread(written.paths[0])
@@ -296,13 +278,8 @@ def test_an_enhanced_source_gives_a_conformant_classic_result(tmp_path, shared_d
     [path] = [p for p in shared_data("series/qa_xa30_T1_enh").rglob("*") if p.is_file()]
     dataset = dcmread(path)
     conversion = convert([path])
-    written = write_mr_series(
-        tmp_path,
-        sources=[dataset],
-        acquisition=conversion.acquisition,
-        volume=conversion.volume,
-        provenance=MADE_BY,
-    )
+    origin = origin_of([dataset], conversion.acquisition)
+    written = write_mr_series(tmp_path, origin, conversion.volume)
     result = dcmread(written.paths[40])
     assert dciodvfy(written.paths[40]) == []
     assert result.EchoTime is not None
@@ -333,13 +310,8 @@ def test_thick_frames_give_a_result_with_the_function_of_their_window(tmp_path, 
     dataset.save_as(tmp_path / "thick.dcm")
     conversion = convert([tmp_path / "thick.dcm"])
     assert conversion.acquisition.distance == pytest.approx(6, abs=0.01)
-    written = write_mr_series(
-        tmp_path,
-        sources=[dcmread(tmp_path / "thick.dcm")],
-        acquisition=conversion.acquisition,
-        volume=_thinned(conversion.volume, 3),
-        provenance=MADE_BY,
-    )
+    origin = origin_of([dcmread(tmp_path / "thick.dcm")], conversion.acquisition)
+    written = write_mr_series(tmp_path, origin, _thinned(conversion.volume, 3))
     assert len(written.paths) == 96
     result = dcmread(written.paths[40])
     assert result.VOILUTFunction == "LINEAR_EXACT"
@@ -358,14 +330,5 @@ def test_a_source_without_frame_of_reference_is_an_error(tmp_path):
     datasets = [dcmread(path) for path in sources.paths]
     for dataset in datasets:
         del dataset.FrameOfReferenceUID
-    acquisition = read_acquisition(datasets)
     with pytest.raises(ResultError, match="FrameOfReferenceUID"):
         require_placement(datasets)
-    with pytest.raises(ResultError, match="FrameOfReferenceUID"):
-        write_mr_series(
-            tmp_path,
-            sources=datasets,
-            acquisition=acquisition,
-            volume=convert(sources.paths).volume,
-            provenance=MADE_BY,
-        )

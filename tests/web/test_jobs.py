@@ -9,10 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from web_door import Door, served
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import Instance, Job, Series, StageRun, State, StateError, Transition
-from mrisr_node.settings import Recipe
 from mrisr_node.web import jobs
 from mrisr_node.web.viewer import comparison_path, comparison_url
 

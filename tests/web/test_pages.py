@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
 
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import Job, Series, State, Transition
-from mrisr_node.settings import Recipe
 from mrisr_node.web.viewer import comparison_path
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><b>T1</b>"

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from web_door import Door, served
 
 from mrisr_node.beats import write_beat
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import DIED, Failure, Job, Rejection, Series, StageRun, State
-from mrisr_node.settings import Recipe
 
 ALERTS = Path(__file__).resolve().parents[2] / "docs" / "alerts.yml"
 

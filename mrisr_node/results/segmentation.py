@@ -1,0 +1,122 @@
+"""The brain mask as a Segmentation (PS3.3 A.51) over the thin slices."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import highdicom
+import numpy as np
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
+from pydicom import dcmread
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, SegmentationStorage
+
+from mrisr_node import __version__
+from mrisr_node.choices import ResultKind
+from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
+from mrisr_node.results.attributes import carry_identity
+from mrisr_node.results.origin import (
+    MANUFACTURER,
+    Origin,
+    WrittenSeries,
+    file_meta,
+    only_instance_of,
+)
+from mrisr_node.volumes.geometry import Volume, ras_to_lps
+
+__all__ = ["write_brain_mask"]
+
+# Shown in colour by viewers that ask (CIELab as PS3.3 C.10.7.1.1 scales it): a calm blue-green.
+_COLOUR = highdicom.color.CIELabColor(70.0, -35.0, -15.0)
+
+
+def write_brain_mask(
+    folder: Path,
+    origin: Origin,
+    image: WrittenSeries,
+    mask: Volume,
+) -> WrittenSeries:
+    """Write one Segmentation instance, on the grid of the written thin slices.
+
+    Parameters
+    ----------
+    folder
+        Empty; gets ``0001.dcm``.
+    image
+        The thin slices.
+    mask
+        1 in the brain and 0 elsewhere, on the volume that they were written from.
+    """
+    thin = [dcmread(path, stop_before_pixels=True) for path in image.paths]
+    series_uid = origin.series_uid(ResultKind.MASK)
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label="Brain",
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=codes.SCT.Brain,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="HD-BET",
+            family=codes.DCM.ArtificialIntelligence,
+            version=origin.facts.brain_method,
+        ),
+        tracking_uid=derive_uid("segment", str(series_uid)),
+        tracking_id="Brain",
+        display_color=_COLOUR,
+    )
+    ds = Segmentation(
+        source_images=thin,
+        pixel_array=_volume(mask, str(thin[0].FrameOfReferenceUID)),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[segment],
+        series_instance_uid=series_uid,
+        series_number=origin.series_number(ResultKind.MASK),
+        sop_instance_uid=only_instance_of(str(series_uid)),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER_MODEL_NAME,
+        software_versions=__version__,
+        device_serial_number=origin.provenance.digest[:16],
+        content_label="BRAIN",
+        content_description="Brain that fidelity was measured in",
+        series_description=origin.describe(ResultKind.MASK, mask.spacing[2]),
+    )
+    carry_identity(ds, origin.first)
+    origin.stamp(ds)
+    ds.file_meta = file_meta(SegmentationStorage)
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(ds.SOPInstanceUID)
+    path = folder / "0001.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    return WrittenSeries(
+        kind=ResultKind.MASK,
+        study_instance_uid=image.study_instance_uid,
+        series_instance_uid=str(series_uid),
+        paths=(path,),
+    )
+
+
+def _volume(mask: Volume, frame_of_reference_uid: str) -> highdicom.Volume:
+    """Return the mask with axes (slice, row, column), its frames a whole number of bytes long.
+
+    Frames of one bit a pixel follow each other without a gap (PS3.5 8.1.1), and PACS and viewers
+    that take them apart at whole bytes shift all but the first. So the grid goes on to the right
+    until its frames end with a byte.
+    """
+    frames = np.ascontiguousarray(mask.data.transpose(2, 1, 0) > 0.5)
+    _, rows, columns = frames.shape
+    step = 8 // math.gcd(rows, 8)
+    frames = np.pad(frames, ((0, 0), (0, 0), (0, -columns % step)))
+    lps = ras_to_lps(mask.affine)
+    affine = np.column_stack([lps[:, 2], lps[:, 1], lps[:, 0], lps[:, 3]])
+    return highdicom.Volume(
+        frames,
+        affine,
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=frame_of_reference_uid,
+    )
