@@ -1,8 +1,9 @@
 """`dicom-validator` with the tables of the standard that highdicom carries.
 
-The tool would fetch the standard from its publisher; these tables are of the same text (PS3.3), read
-by somebody else. They say which attributes a module has and which are required, not under which
-conditions, nor which macro a content item or a functional group takes: that is left to dciodvfy.
+The tool would fetch the standard from its publisher; these tables are of the same text (PS3.3),
+read by somebody else. They say which attributes a module has and which are required, not under
+which conditions, nor which macro a content item or a functional group takes: that is left to
+dciodvfy.
 """
 
 import json

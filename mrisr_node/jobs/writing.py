@@ -38,14 +38,13 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
     rules
         What the sources were selected by.
     """
-    headers = workspace.headers()
     sentence = _sentence(workspace)
-    facts = _facts(workspace)
     origin = Origin(
-        sources=tuple(headers),
-        acquisition=select(headers, rules),
+        # Read again: what has been looked at is decoded, and would be written as we encode it.
+        sources=tuple(workspace.headers()),
+        acquisition=select(workspace.headers(), rules),
         provenance=_provenance(workspace, sentence),
-        facts=facts,
+        facts=_facts(workspace),
     )
     draft = workspace.folder / f".result.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from mrisr_node.results.attribute_rules import ACQUIRED, IDENTITY, PLACED
 
-__all__ = ["carry_identity", "carry_over"]
+__all__ = ["carry_identity", "carry_over", "without_identity"]
 
 # Enhanced MR keeps these in functional groups (C.8.13.5), some under other names.
 _ENHANCED = {
@@ -51,6 +51,22 @@ def carry_identity(result: Dataset, source: Dataset) -> None:
     for keyword in _IDENTITY_TYPE_2:
         if keyword not in result:
             setattr(result, keyword, None)
+
+
+def without_identity(dataset: Dataset) -> Dataset:
+    """Return a dataset without names, for a library that copies them in its own way.
+
+    What it makes gets them by `carry_identity` afterwards.
+    """
+    bare = Dataset()
+    bare.update(dataset)
+    for rule in IDENTITY:
+        if rule.keyword in bare and rule.keyword != "StudyInstanceUID":
+            del bare[rule.keyword]
+    for keyword in _IDENTITY_TYPE_2:
+        setattr(bare, keyword, None)
+    bare.file_meta = dataset.file_meta
+    return bare
 
 
 def carry_over(source: Dataset, in_source_space: bool = True) -> Dataset:

@@ -208,7 +208,7 @@ def _template(origin: Origin, content: _Content) -> Dataset:
     ds.SeriesNumber = origin.series_number(content.kind)
     ds.SeriesDescription = origin.describe(
         content.kind,
-        volume.spacing[2],
+        origin.facts.spacing_mm if content.in_source_space else volume.spacing[2],
         "" if content.in_source_space else " MNI",
     )
     origin.stamp(ds)

@@ -27,7 +27,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage
 from mrisr_node import __version__
 from mrisr_node.choices import ResultKind
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
-from mrisr_node.results.attributes import carry_identity
+from mrisr_node.results.attributes import carry_identity, without_identity
 from mrisr_node.results.facts import Facts
 from mrisr_node.results.origin import (
     MANUFACTURER,
@@ -80,7 +80,7 @@ def write_report(folder: Path, origin: Origin, image: WrittenSeries) -> WrittenS
     series_uid = origin.series_uid(ResultKind.REPORT)
     thin = [dcmread(path, stop_before_pixels=True) for path in image.paths]
     report = ComprehensiveSR(
-        evidence=[*thin, *origin.sources],
+        evidence=[without_identity(d) for d in (*thin, *origin.sources)],
         content=_content(origin, thin, str(series_uid)),
         series_instance_uid=series_uid,
         series_number=origin.series_number(ResultKind.REPORT),

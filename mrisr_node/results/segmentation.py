@@ -20,7 +20,7 @@ from pydicom.uid import UID, SegmentationStorage
 from mrisr_node import __version__
 from mrisr_node.choices import ResultKind
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
-from mrisr_node.results.attributes import carry_identity
+from mrisr_node.results.attributes import carry_identity, without_identity
 from mrisr_node.results.origin import (
     MANUFACTURER,
     Origin,
@@ -53,7 +53,7 @@ def write_brain_mask(
     mask
         1 in the brain and 0 elsewhere, on the volume that they were written from.
     """
-    thin = [dcmread(path, stop_before_pixels=True) for path in image.paths]
+    thin = [without_identity(dcmread(path, stop_before_pixels=True)) for path in image.paths]
     series_uid = origin.series_uid(ResultKind.MASK)
     segment = SegmentDescription(
         segment_number=1,
