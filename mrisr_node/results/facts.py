@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 __all__ = [
     "PRIVATE_CREATOR",
     "PRIVATE_ELEMENTS",
+    "PRIVATE_GROUP",
     "Facts",
     "Predecessor",
     "PrivateElement",
@@ -105,7 +106,7 @@ class Facts:
 
 
 PRIVATE_CREATOR = "MRISR_NODE 1"
-_GROUP = 0x0071
+PRIVATE_GROUP = 0x0071
 _YES_NO = {True: "YES", False: "NO", None: "UNKNOWN"}
 
 
@@ -142,7 +143,7 @@ PRIVATE_ELEMENTS = (
 
 def write_private(ds: Dataset, facts: Facts, recipe: str, checkpoint: str, digest: str) -> None:
     """Write what is known into a dataset, for programs."""
-    block = ds.private_block(_GROUP, PRIVATE_CREATOR, create=True)
+    block = ds.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     own, other = facts.residuals, facts.interpolated
     values = (
         recipe,

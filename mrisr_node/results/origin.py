@@ -24,6 +24,8 @@ from mrisr_node.volumes.acquisition import Acquisition
 
 __all__ = [
     "MANUFACTURER",
+    "SERIES_NUMBER_STEP",
+    "TITLES",
     "Origin",
     "Provenance",
     "WrittenSeries",
@@ -34,10 +36,10 @@ __all__ = [
 ]
 
 MANUFACTURER = "mrisr_node project"
-_SERIES_NUMBER_STEP = 1000
+SERIES_NUMBER_STEP = 1000
 
 
-_TITLES = {
+TITLES = {
     ResultKind.IMAGE: "SR",
     ResultKind.FIDELITY: "Fidelity of SR",
     ResultKind.CHANGE: "Change by SR",
@@ -132,13 +134,13 @@ class Origin:
 
     def series_number(self, kind: ResultKind) -> int:
         """Return the SeriesNumber."""
-        ours = _SERIES_NUMBER_STEP * (list(ResultKind).index(kind) + 1)
+        ours = SERIES_NUMBER_STEP * (list(ResultKind).index(kind) + 1)
         return int(self.first.get("SeriesNumber") or 0) + ours
 
     def describe(self, kind: ResultKind, spacing_mm: float, space: str = "") -> str:
         """Return a SeriesDescription: what it is, its slices, and what it was made of."""
         name = str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "MR")
-        return f"{_TITLES[kind]}{space} {spacing_mm:.1f}mm {name}"[:64]
+        return f"{TITLES[kind]}{space} {spacing_mm:.1f}mm {name}"[:64]
 
     @cached_property
     def software_versions(self) -> list[str]:

@@ -1,42 +1,45 @@
 // OHIF loads this at run time (see app-config.js): comparisons of an original MR series with its
 // super-resolved result, and a layout menu that offers them.
 
-import { choosePair, pinned } from './pairing.js';
-import { HAS_PAIR, ROLE, protocols } from './protocols.js';
+import { flicker } from './flicker.js';
+import { notice } from './notice.js';
+import { choosePair, companionsOf, pinned } from './pairing.js';
+import { HAS_PAIR, ROLE, needs, protocols } from './protocols.js';
 
-const currentPair = servicesManager =>
-  choosePair(
-    servicesManager.services.displaySetService.getActiveDisplaySets(),
-    pinned(window.location.search)
-  );
+/** Original, result and what accompanies it, by role; empty where the study has no pair. */
+function roles(servicesManager) {
+  const displaySets = servicesManager.services.displaySetService.getActiveDisplaySets();
+  const pair = choosePair(displaySets, pinned(window.location.search));
+  return pair ? { ...pair, ...companionsOf(pair.result, displaySets) } : {};
+}
 
 function preRegistration({ servicesManager }) {
   const { hangingProtocolService } = servicesManager.services;
 
   hangingProtocolService.addCustomAttribute(ROLE, 'Role in the comparison', displaySet => {
-    const pair = currentPair(servicesManager);
     const uid = displaySet?.displaySetInstanceUID;
-    if (uid && pair?.source.displaySetInstanceUID === uid) return 'source';
-    if (uid && pair?.result.displaySetInstanceUID === uid) return 'result';
+    for (const [role, played] of Object.entries(uid ? roles(servicesManager) : {})) {
+      if (played.displaySetInstanceUID === uid) return role;
+    }
     return 'other';
   });
 
   hangingProtocolService.addCustomAttribute(
     HAS_PAIR,
     'The study has an original and its result',
-    () => currentPair(servicesManager) !== null
+    () => 'result' in roles(servicesManager)
   );
 }
 
 // OHIF greys out a preset unless all its series are shown already; ours need only be in the study.
 function presets({ servicesManager }) {
   const { hangingProtocolService } = servicesManager.services;
-  const disabled = currentPair(servicesManager) === null;
+  const there = roles(servicesManager);
   const ours = protocols.map(({ id, name, icon }) => ({
     icon,
     title: name,
     commandOptions: { protocolId: id },
-    disabled,
+    disabled: !('result' in there) || (id in needs && !(needs[id] in there)),
   }));
   const mpr = hangingProtocolService.getProtocolById('mpr');
   return mpr
@@ -49,7 +52,27 @@ export default {
   version: '0.1.0',
   preRegistration,
   getHangingProtocolModule: () => protocols.map(protocol => ({ name: protocol.id, protocol })),
+  getCommandsModule: ({ servicesManager }) => ({
+    definitions: { mrisrFlicker: { commandFn: () => flicker(servicesManager) } },
+    defaultContext: 'DEFAULT',
+  }),
   getCustomizationModule: () => [
-    { name: 'global', value: { 'layoutSelector.advancedPresetGenerator': { $set: presets } } },
+    {
+      name: 'global',
+      value: {
+        'layoutSelector.advancedPresetGenerator': { $set: presets },
+        'viewportOverlay.topLeft': { $push: [notice] },
+        'ohif.hotkeyBindings': {
+          $push: [
+            {
+              commandName: 'mrisrFlicker',
+              label: 'Original or result (flicker)',
+              keys: ['x'],
+              isEditable: true,
+            },
+          ],
+        },
+      },
+    },
   ],
 };

@@ -87,10 +87,40 @@ export function originalOf(result, originals) {
   );
 }
 
-function newestFirst(a, b) {
-  const made = displaySet => {
-    const { SeriesDate = '', SeriesTime = '', ContentDate, ContentTime } = first(displaySet);
-    return `${ContentDate ?? SeriesDate}${ContentTime ?? SeriesTime}`;
-  };
-  return made(b).localeCompare(made(a));
+/** What accompanies a result, by what its SeriesDescription begins with. */
+const COMPANIONS = {
+  fidelity: { modality: 'MR', title: 'Fidelity of ' },
+  change: { modality: 'MR', title: 'Change by ' },
+  mask: { modality: 'SEG', title: 'Brain of ' },
+};
+
+/**
+ * The maps and the brain mask that were made together with a result, as far as they are there.
+ *
+ * @param result a display set, see `isResult`
+ * @param displaySets all display sets of the study
+ */
+export function companionsOf(result, displaySets) {
+  const found = {};
+  for (const [role, { modality, title }] of Object.entries(COMPANIONS)) {
+    // Descriptions are cut at 64 characters.
+    const wanted = (title + description(result)).slice(0, 64).trim();
+    const companion = displaySets.find(
+      displaySet =>
+        displaySet.Modality === modality &&
+        description(displaySet).trim() === wanted &&
+        made(displaySet) === made(result)
+    );
+    if (companion) found[role] = companion;
+  }
+  return found;
 }
+
+function made(displaySet) {
+  // A segmentation is no list of instances.
+  const { SeriesDate = '', SeriesTime = '', ContentDate, ContentTime } =
+    displaySet.instances?.[0] ?? displaySet.instance ?? {};
+  return `${ContentDate ?? SeriesDate}${ContentTime ?? SeriesTime}`;
+}
+
+const newestFirst = (a, b) => made(b).localeCompare(made(a));

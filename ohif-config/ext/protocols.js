@@ -1,5 +1,5 @@
 // How original and result are hung: the original left or on top, the result right or below, every
-// view of one tied to the same view of the other.
+// view of one tied to the same view of the other; and the result with what was found out about it.
 
 export const ROLE = 'mrisrRole';
 export const HAS_PAIR = 'mrisrHasPair';
@@ -40,6 +40,42 @@ const plane = (role, orientation) => ({
   displaySets: [{ id: role }],
 });
 
+// In colour over the result: clear where it is faithful, or unchanged.
+const overlay = (role, colormap) => ({
+  id: role,
+  options: { colormap: { name: colormap, opacity: 0.4 } },
+});
+
+const fused = (orientation, map) => ({
+  viewportOptions: {
+    viewportId: `mrisr-${map.id}-${orientation}`,
+    viewportType: 'volume',
+    orientation,
+    toolGroupId: 'mpr',
+    allowUnmatchedView: true,
+    initialImageOptions: START,
+  },
+  displaySets: [{ id: 'result' }, map],
+});
+
+const masked = (viewport, name) => ({
+  viewportOptions: { ...viewport.viewportOptions, viewportId: `mrisr-mask-${name}` },
+  displaySets: [{ id: 'result' }, { id: 'mask' }],
+});
+
+// Both in one viewport, the result on top: `flicker.js` shows and hides it.
+const stacked = {
+  viewportOptions: {
+    viewportId: 'mrisr-flicker',
+    viewportType: 'volume',
+    orientation: 'acquisition',
+    toolGroupId: 'mpr',
+    allowUnmatchedView: true,
+    initialImageOptions: START,
+  },
+  displaySets: [{ id: 'source' }, { id: 'result', options: { colormap: { opacity: 1 } } }],
+};
+
 const grid = (rows, columns) => ({ layoutType: 'grid', properties: { rows, columns } });
 
 const selector = role => ({
@@ -48,7 +84,7 @@ const selector = role => ({
   ],
 });
 
-const protocol = (id, name, icon, stage) => ({
+const protocol = (id, name, icon, stage, more = []) => ({
   id,
   name,
   icon,
@@ -65,7 +101,9 @@ const protocol = (id, name, icon, stage) => ({
       constraint: { equals: { value: true } },
     },
   ],
-  displaySetSelectors: { source: selector('source'), result: selector('result') },
+  displaySetSelectors: Object.fromEntries(
+    ['source', 'result', ...more].map(role => [role, selector(role)])
+  ),
   defaultViewport: {
     viewportOptions: { viewportType: 'stack', toolGroupId: 'default', allowUnmatchedView: true },
     displaySets: [{ id: 'source', matchedDisplaySetsIndex: -1 }],
@@ -91,4 +129,48 @@ export const protocols = [
       ['axial', 'sagittal', 'coronal'].map(orientation => plane(role, orientation))
     ),
   }),
+  protocol(
+    'mrisrMask',
+    'Result with brain',
+    'layout-common-1x2',
+    {
+      viewportStructure: grid(1, 2),
+      viewports: [
+        masked(stack('result'), 'stack'),
+        masked(plane('result', 'sagittal'), 'sagittal'),
+      ],
+    },
+    ['mask']
+  ),
+  protocol(
+    'mrisrFidelity',
+    'Fidelity in colour',
+    'layout-common-1x2',
+    {
+      viewportStructure: grid(1, 2),
+      viewports: ['axial', 'sagittal'].map(orientation =>
+        fused(orientation, overlay('fidelity', 'hot_iron'))
+      ),
+    },
+    ['fidelity']
+  ),
+  protocol(
+    'mrisrChange',
+    'Change in colour',
+    'layout-common-1x2',
+    {
+      viewportStructure: grid(1, 2),
+      viewports: ['axial', 'sagittal'].map(orientation =>
+        fused(orientation, overlay('change', 'coolwarm'))
+      ),
+    },
+    ['change']
+  ),
+  protocol('mrisrFlicker', 'Flicker (key X)', 'layout-common-1x1', {
+    viewportStructure: grid(1, 1),
+    viewports: [stacked],
+  }),
 ];
+
+/** What a protocol needs besides original and result. */
+export const needs = { mrisrMask: 'mask', mrisrFidelity: 'fidelity', mrisrChange: 'change' };
