@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["BrainMethod", "Delivery", "Recipe", "ResultKind", "StorageCommitment"]
+__all__ = ["BrainMethod", "Delivery", "MRObject", "Recipe", "ResultKind", "StorageCommitment"]
 
 
 class Recipe(StrEnum):
@@ -42,6 +42,15 @@ class StorageCommitment(StrEnum):
     ON = "on"
     """Required: without it a result is not delivered."""
     OFF = "off"
+
+
+class MRObject(StrEnum):
+    """What the MR series of a result are written as."""
+
+    CLASSIC = "classic"
+    """MR Image Storage: one instance per slice; every viewer shows it."""
+    ENHANCED = "enhanced"
+    """Enhanced MR Image Storage: one instance with all slices as its frames."""
 
 
 class ResultKind(StrEnum):

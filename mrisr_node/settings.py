@@ -23,7 +23,14 @@ from pydantic_settings import (
 )
 
 from mrisr_node.addresses import Address, AETitle, Listener, Network, Port
-from mrisr_node.choices import BrainMethod, Delivery, Recipe, ResultKind, StorageCommitment
+from mrisr_node.choices import (
+    BrainMethod,
+    Delivery,
+    MRObject,
+    Recipe,
+    ResultKind,
+    StorageCommitment,
+)
 from mrisr_node.durable import sync
 from mrisr_node.errors import SettingsError
 from mrisr_node.locks import held
@@ -178,6 +185,9 @@ class Settings(BaseSettings):
     result_series: _ResultKinds = Field(
         default=tuple(ResultKind),
         description="which series a result consists of: image, fidelity, change, mask, report",
+    )
+    mr_object: MRObject = Field(
+        default=MRObject.CLASSIC, description="what images and maps are written as"
     )
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
     delivery_attempts: int = Field(

@@ -9,13 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mrisr_node.choices import Recipe, ResultKind
+from mrisr_node.choices import MRObject, Recipe, ResultKind
 from mrisr_node.durable import sync
 from mrisr_node.intake.selection import SelectionRules, select
 from mrisr_node.jobs.result_files import DIGESTS, digests_of, make_durable
 from mrisr_node.jobs.workspace import Workspace
+from mrisr_node.results.classic_mr import write_classic
+from mrisr_node.results.enhanced_mr import write_enhanced
 from mrisr_node.results.facts import Facts, Residuals
-from mrisr_node.results.mr_series import write_change_map, write_fidelity_map, write_mr_series
+from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
 from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
@@ -24,6 +26,7 @@ from mrisr_node.volumes.registration import TEMPLATE_NAME
 
 __all__ = ["write"]
 
+_MR_WRITERS = {MRObject.CLASSIC: write_classic, MRObject.ENHANCED: write_enhanced}
 # In the template's space nothing corresponds to an acquired slice, and the brain is all there is.
 _IN_SOURCE_SPACE = frozenset({ResultKind.FIDELITY, ResultKind.CHANGE, ResultKind.MASK})
 
@@ -84,12 +87,16 @@ def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[Wri
         return draft / kind
 
     thin = workspace.load("thin")
-    image = write_mr_series(folder(ResultKind.IMAGE), origin, thin, in_source_space=native)
+    write_mr = _MR_WRITERS[workspace.settings.mr_object]
+    content = thin_slices(origin, thin, in_source_space=native)
+    image = write_mr(folder(ResultKind.IMAGE), origin, content)
     makers: dict[ResultKind, Callable[[Path], WrittenSeries]] = {
-        ResultKind.FIDELITY: lambda place: write_fidelity_map(
-            place, origin, workspace.load("residual")
+        ResultKind.FIDELITY: lambda place: write_mr(
+            place, origin, fidelity_map(origin, workspace.load("residual"))
         ),
-        ResultKind.CHANGE: lambda place: write_change_map(place, origin, workspace.load("change")),
+        ResultKind.CHANGE: lambda place: write_mr(
+            place, origin, change_map(origin, workspace.load("change"))
+        ),
         ResultKind.MASK: lambda place: write_brain_mask(
             place,
             origin,

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from mrisr_node.results.attribute_rules import ACQUIRED, IDENTITY, PLACED
 
-__all__ = ["carry_identity", "carry_over", "without_identity"]
+__all__ = ["carry_enhanced", "carry_identity", "carry_over", "without_identity"]
 
 # Enhanced MR keeps these in functional groups (C.8.13.5), some under other names.
 _ENHANCED = {
@@ -41,6 +41,18 @@ _MR_TYPE_2 = (
     "RepetitionTime",
     "EchoTime",
     "EchoTrainLength",
+)
+
+
+_ENHANCED_SERIES = (
+    "Laterality",
+    "ProtocolName",
+    "AnatomicalOrientationType",
+    "PatientPosition",
+    "RequestAttributesSequence",
+    "BodyPartExamined",
+    "AcquisitionNumber",
+    "AcquisitionDuration",
 )
 
 
@@ -86,6 +98,21 @@ def carry_over(source: Dataset, in_source_space: bool = True) -> Dataset:
     for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
         if not result.get(keyword):
             setattr(result, keyword, value)
+    if not result.get("BodyPartExamined"):
+        result.BodyPartExamined = "HEAD"
+    return result
+
+
+def carry_enhanced(source: Dataset) -> Dataset:
+    """Return a new dataset with what an Enhanced MR result keeps of its source.
+
+    What else the classic object says of the acquisition, an Enhanced one says of each frame, and of
+    acquired ones alone.
+    """
+    result = Dataset()
+    carry_identity(result, source)
+    for keyword in _ENHANCED_SERIES:
+        _carry(result, source, keyword)
     if not result.get("BodyPartExamined"):
         result.BodyPartExamined = "HEAD"
     return result

@@ -13,7 +13,8 @@ from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Job, Series, State
-from mrisr_node.results.mr_series import write_mr_series
+from mrisr_node.results.classic_mr import write_classic
+from mrisr_node.results.mr_content import thin_slices
 from mrisr_node.volumes.conversion import convert
 
 
@@ -23,9 +24,8 @@ def thin(tmp_path_factory):
     sample = write_sample(tmp_path_factory.mktemp("thick"), Acquisition(slices=30, matrix=16))
     conversion = convert(sample.paths)
     folder = tmp_path_factory.mktemp("thin")
-    result = write_mr_series(
-        folder, origin_of(map(dcmread, sample.paths), conversion.acquisition), conversion.volume
-    )
+    origin = origin_of(map(dcmread, sample.paths), conversion.acquisition)
+    result = write_classic(folder, origin, thin_slices(origin, conversion.volume))
     noted = {
         "study_instance_uid": result.study_instance_uid,
         "series_instance_uid": result.series_instance_uid,

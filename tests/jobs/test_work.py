@@ -28,8 +28,9 @@ from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Failure, Job, Series, StageRun, State, StateError, open_records
+from mrisr_node.results.classic_mr import write_classic
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.mr_series import write_mr_series
+from mrisr_node.results.mr_content import thin_slices
 from mrisr_node.volumes.conversion import convert
 
 
@@ -305,9 +306,8 @@ def written(settings, job, tmp_path):
     conversion = convert(sample.paths)
     folder = settings.work_dir / str(job.id) / "result"
     folder.mkdir(parents=True)
-    result = write_mr_series(
-        folder, origin_of(map(dcmread, sample.paths), conversion.acquisition), conversion.volume
-    )
+    origin = origin_of(map(dcmread, sample.paths), conversion.acquisition)
+    result = write_classic(folder, origin, thin_slices(origin, conversion.volume))
     (folder.parent / "result.json").write_text(
         json.dumps(
             {

@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from mrisr_node.errors import ResultError
 from mrisr_node.identity import is_own_result
 from mrisr_node.node.sample import Acquisition, Plane, write_sample
-from mrisr_node.results.mr_series import write_mr_series
+from mrisr_node.results.classic_mr import write_classic
+from mrisr_node.results.mr_content import thin_slices
 from mrisr_node.results.origin import require_placement
 from mrisr_node.results.values import NORMALISED, encoding_of, lossy_compression
 from mrisr_node.volumes.conversion import convert
@@ -34,7 +35,7 @@ def _make(folder: Path, sources, **changes):
     folder.mkdir()
     conversion = convert(sources.paths)
     origin = origin_of(map(dcmread, sources.paths), conversion.acquisition, **changes)
-    return write_mr_series(folder, origin, _thinned(conversion.volume, 5))
+    return write_classic(folder, origin, thin_slices(origin, _thinned(conversion.volume, 5)))
 
 
 @pytest.fixture(scope="module", params=[*Plane, "oblique"])
@@ -262,11 +263,9 @@ def test_another_space_gets_a_frame_of_reference_of_its_own(tmp_path):
     conversion = convert(sources.paths)
     unit = Volume(conversion.volume.data / np.float32(1000), conversion.volume.affine)
     (tmp_path / "r").mkdir()
-    written = write_mr_series(
-        tmp_path / "r",
-        origin_of(map(dcmread, sources.paths), conversion.acquisition),
-        unit,
-        in_source_space=False,
+    origin = origin_of(map(dcmread, sources.paths), conversion.acquisition)
+    written = write_classic(
+        tmp_path / "r", origin, thin_slices(origin, unit, in_source_space=False)
     )
     result = dcmread(written.paths[0])
     assert result.FrameOfReferenceUID != dcmread(sources.paths[0]).FrameOfReferenceUID
@@ -279,7 +278,7 @@ def test_an_enhanced_source_gives_a_conformant_classic_result(tmp_path, shared_d
     dataset = dcmread(path)
     conversion = convert([path])
     origin = origin_of([dataset], conversion.acquisition)
-    written = write_mr_series(tmp_path, origin, conversion.volume)
+    written = write_classic(tmp_path, origin, thin_slices(origin, conversion.volume))
     result = dcmread(written.paths[40])
     assert dciodvfy(written.paths[40]) == []
     assert result.EchoTime is not None
@@ -311,7 +310,7 @@ def test_thick_frames_give_a_result_with_the_function_of_their_window(tmp_path, 
     conversion = convert([tmp_path / "thick.dcm"])
     assert conversion.acquisition.distance == pytest.approx(6, abs=0.01)
     origin = origin_of([dcmread(tmp_path / "thick.dcm")], conversion.acquisition)
-    written = write_mr_series(tmp_path, origin, _thinned(conversion.volume, 3))
+    written = write_classic(tmp_path, origin, thin_slices(origin, _thinned(conversion.volume, 3)))
     assert len(written.paths) == 96
     result = dcmread(written.paths[40])
     assert result.VOILUTFunction == "LINEAR_EXACT"

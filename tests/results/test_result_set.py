@@ -17,11 +17,14 @@ from mrisr_node.choices import ResultKind
 from mrisr_node.identity import is_own_result
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.results.attribute_rules import RULES, Action
+from mrisr_node.results.classic_mr import write_classic
+from mrisr_node.results.enhanced_mr import write_enhanced
 from mrisr_node.results.facts import PRIVATE_CREATOR, PRIVATE_ELEMENTS, Predecessor
-from mrisr_node.results.mr_series import write_change_map, write_fidelity_map, write_mr_series
+from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
 from mrisr_node.results.origin import only_instance_of
 from mrisr_node.results.report import CODES, SCHEME, write_report
 from mrisr_node.results.segmentation import write_brain_mask
+from mrisr_node.volumes.acquisition import read_acquisition
 from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume, ras_to_lps, resampled
 
@@ -43,7 +46,7 @@ class Result:
         return dcmread(self.written[kind].paths[0])
 
 
-def write_all(folder: Path, paths, facts=FACTS) -> Result:
+def write_all(folder: Path, paths, facts=FACTS, write_mr=write_classic) -> Result:
     conversion = convert(paths)
     thick = conversion.volume
     affine = thick.affine.copy()
@@ -58,11 +61,13 @@ def write_all(folder: Path, paths, facts=FACTS) -> Result:
     origin = origin_of(map(dcmread, paths), conversion.acquisition, facts=facts)
     for kind in ResultKind:
         (folder / kind).mkdir(parents=True)
-    image = write_mr_series(folder / ResultKind.IMAGE, origin, thin)
+    image = write_mr(folder / ResultKind.IMAGE, origin, thin_slices(origin, thin))
     written = {
         ResultKind.IMAGE: image,
-        ResultKind.FIDELITY: write_fidelity_map(folder / ResultKind.FIDELITY, origin, residual),
-        ResultKind.CHANGE: write_change_map(folder / ResultKind.CHANGE, origin, change),
+        ResultKind.FIDELITY: write_mr(
+            folder / ResultKind.FIDELITY, origin, fidelity_map(origin, residual)
+        ),
+        ResultKind.CHANGE: write_mr(folder / ResultKind.CHANGE, origin, change_map(origin, change)),
         ResultKind.MASK: write_brain_mask(folder / ResultKind.MASK, origin, image, mask),
         ResultKind.REPORT: write_report(folder / ResultKind.REPORT, origin, image),
     }
@@ -319,3 +324,42 @@ def test_the_moment_is_the_job_s(result):
             f"{made.SeriesDate}{str(made.SeriesTime)[:6]}", "%Y%m%d%H%M%S"
         ).replace(tzinfo=UTC)
         assert at == MADE_BY.made_at
+
+
+@pytest.fixture(scope="module")
+def enhanced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("enhanced")
+    sources = write_sample(folder / "source", Acquisition(slices=8, matrix=48))
+    return write_all(folder / "result", sources.paths, write_mr=write_enhanced)
+
+
+@pytest.mark.parametrize("kind", list(ResultKind))
+def test_enhanced_objects_are_conformant_too(enhanced, kind):
+    [path] = enhanced.written[kind].paths
+    assert dciodvfy(path) == []
+    assert dicom_validator(path) == []
+
+
+def test_the_frames_of_an_enhanced_result_are_its_slices(enhanced):
+    image = enhanced.first(ResultKind.IMAGE)
+    acquisition = read_acquisition([image])
+    assert np.allclose(acquisition.affine, enhanced.thin.affine, atol=1e-4)
+    frames = [s.frame - 1 for s in acquisition.slices]
+    assert np.array_equal(image.pixel_array[frames].transpose(2, 1, 0), enhanced.thin.data)
+    acquired = {dcmread(path).SOPInstanceUID for path in enhanced.sources}
+    for groups in image.PerFrameFunctionalGroupsSequence:
+        [derivation] = groups.DerivationImageSequence
+        assert {s.ReferencedSOPInstanceUID for s in derivation.SourceImageSequence} <= acquired
+
+
+def test_the_mask_of_an_enhanced_result_names_its_frames(enhanced):
+    mask = enhanced.first(ResultKind.MASK)
+    image = enhanced.first(ResultKind.IMAGE)
+    for groups in mask.PerFrameFunctionalGroupsSequence:
+        [source] = groups.DerivationImageSequence[0].SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+        frame = image.PerFrameFunctionalGroupsSequence[int(source.ReferencedFrameNumber) - 1]
+        assert (
+            groups.PlanePositionSequence[0].ImagePositionPatient
+            == frame.PlanePositionSequence[0].ImagePositionPatient
+        )

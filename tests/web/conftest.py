@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, sync_playwright
-from web_door import Door, served
+from playwright.sync_api import Browser, Page, sync_playwright
+from viewing import PATIENCE
+from web_door import PASSWORD, Door, served
 from web_samples import SampleStudy, as_file, make_study
 
 from mrisr_node.node.orthanc import OrthancProcess
@@ -78,3 +80,37 @@ def chromium() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
+    """A page that is signed in and has asked nobody but us for anything."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    strangers: list[str] = []
+    refused: list[str] = []
+
+    def watch(request) -> None:
+        parts = urlsplit(request.url)
+        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/")
+        ours = f"{parts.scheme}://{parts.netloc}" == door.url and parts.path.startswith(rooms)
+        # What a page makes for itself (blob:, data:) leaves nothing.
+        if not ours and parts.scheme in ("http", "https", "ws", "wss"):
+            strangers.append(request.url)
+
+    context.on("request", watch)
+    context.on(
+        "console",
+        lambda line: refused.append(line.text) if "Content Security" in line.text else None,
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    # As from a mail: the link leads through sign-in to what it names.
+    page.goto(f"{door.url}/viewer/app-config.js")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{door.url}/viewer/app-config.js")
+    yield page
+    context.close()
+    assert strangers == []
+    assert refused == []

@@ -2,102 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 import pytest
 import requests
 from dicomweb_client.api import DICOMwebClient
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from playwright.sync_api import expect
+from viewing import POSITIONS, differ, scroll, wait_for_images
+from web_door import PASSWORD, served
 from web_samples import make_study
 
 from mrisr_node.records import WebSession
 from mrisr_node.web.viewer import comparison_path, study_path
-
-# Drawn by the processor, on a machine that does other things too.
-PATIENCE = 150_000
-
-POSITIONS = """() => Object.fromEntries(window.cornerstone.getRenderingEngines()
-  .flatMap(engine => engine.getViewports())
-  .map(viewport => [viewport.id, viewport.getCamera().focalPoint]))"""
-
-
-@pytest.fixture(scope="module")
-def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
-    """A page that is signed in and has asked nobody but us for anything."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    strangers: list[str] = []
-    refused: list[str] = []
-
-    def watch(request) -> None:
-        parts = urlsplit(request.url)
-        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/")
-        ours = f"{parts.scheme}://{parts.netloc}" == door.url and parts.path.startswith(rooms)
-        # What a page makes for itself (blob:, data:) leaves nothing.
-        if not ours and parts.scheme in ("http", "https", "ws", "wss"):
-            strangers.append(request.url)
-
-    context.on("request", watch)
-    context.on(
-        "console",
-        lambda line: refused.append(line.text) if "Content Security" in line.text else None,
-    )
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    # As from a mail: the link leads through sign-in to what it names.
-    page.goto(f"{door.url}/viewer/app-config.js")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(f"{door.url}/viewer/app-config.js")
-    yield page
-    context.close()
-    assert strangers == []
-    assert refused == []
-
-
-def wait_for_images(page: Page, names: list[str]) -> dict[str, np.ndarray]:
-    """Wait until each viewport shows more than black; return what is seen."""
-    page.wait_for_function(
-        """names => {
-          const ids = window.cornerstone?.getRenderingEngines()
-            .flatMap(engine => engine.getViewports()).map(viewport => viewport.id) ?? [];
-          return names.every(name => ids.includes(name));
-        }""",
-        arg=names,
-    )
-    for _ in range(120):
-        seen = {name: look(page, name) for name in names}
-        # Part of the head, not only the letters in the corners.
-        if all((pixels > 60).mean() > 0.1 for pixels in seen.values()):
-            return seen
-        page.wait_for_timeout(500)
-    pytest.fail(f"black: { {name: float((p > 60).mean()) for name, p in seen.items()} }")
-
-
-def look(page: Page, name: str) -> np.ndarray:
-    canvas = page.locator(f'[data-viewport-uid="{name}"] canvas').first
-    return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
-
-
-def scroll(page: Page, name: str, notches: int) -> None:
-    page.locator(f'[data-viewport-uid="{name}"]').first.hover()
-    for _ in range(abs(notches)):
-        page.mouse.wheel(0, 100 if notches > 0 else -100)
-        page.wait_for_timeout(200)
-
-
-def differ(a: np.ndarray, b: np.ndarray) -> bool:
-    rows, columns = np.minimum(a.shape, b.shape)
-    a, b = a[:rows, :columns].astype(int), b[:rows, :columns].astype(int)
-    return bool((abs(a - b) > 10).mean() > 0.02)
-
 
 SIDES = ["mrisr-source", "mrisr-result"]
 
