@@ -11,7 +11,17 @@ const imageType = displaySet =>
 const description = displaySet =>
   displaySet.SeriesDescription ?? first(displaySet).SeriesDescription ?? '';
 
-const isImage = displaySet => displaySet.Modality === 'MR' && displaySet.instances?.length > 1;
+const isImage = displaySet =>
+  displaySet.Modality === 'MR' &&
+  (displaySet.instances?.length > 1 || first(displaySet).NumberOfFrames > 1);
+
+// An Enhanced MR object names them all in a sequence of its own.
+const sourceImages = instance => [
+  ...listed(instance.SourceImageSequence),
+  ...listed(instance.SourceImageEvidenceSequence)
+    .flatMap(study => listed(study.ReferencedSeriesSequence))
+    .flatMap(series => listed(series.ReferencedSOPSequence)),
+];
 
 const isDerived = displaySet => imageType(displaySet).includes('DERIVED');
 
@@ -65,9 +75,7 @@ export function originalOf(result, originals) {
   const { ReferencedSeriesSequence, FrameOfReferenceUID } = first(result);
   const series = new Set(listed(ReferencedSeriesSequence).map(item => item.SeriesInstanceUID));
   const images = new Set(
-    result.instances.flatMap(instance =>
-      listed(instance.SourceImageSequence).map(item => item.ReferencedSOPInstanceUID)
-    )
+    result.instances.flatMap(sourceImages).map(item => item.ReferencedSOPInstanceUID)
   );
   const referenced = originals.find(
     original =>
