@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mrisr_node.intake.sending import Destination, send_files  # noqa: E402
+from mrisr_node.jobs.history import result_series_of  # noqa: E402
 from mrisr_node.node.orthanc import free_port, storage_of  # noqa: E402
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample  # noqa: E402
 from mrisr_node.node.supervisor import Node, stop_on_signals  # noqa: E402
@@ -125,9 +126,9 @@ def _figures(
         with pacs._client() as client:
             found = client.search_for_series(sample.study_uid)
         results = {s["0020000E"]["Value"][0] for s in found} - {sample.series_uid}
-        expected = {job.result_series_uid for job in jobs if job.result_series_uid}
-        whole = pacs.count(sample.study_uid, jobs[-1].result_series_uid)
-        lost += jobs[-1].result_instances - whole
+        expected = {uid for job in jobs for uid in result_series_of(job)}
+        for uid, instances in result_series_of(jobs[-1]).items():
+            lost += instances - pacs.count(sample.study_uid, uid)
         duplicates += len(results - expected) + len(jobs) - 1
     yield f"series          {len(sent)} sent, {done} done"
     yield f"lost            {lost} instances"

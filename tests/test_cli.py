@@ -50,7 +50,9 @@ def test_resolve_makes_the_research_volume_and_says_what_it_skipped(tmp_path):
     assert set(result["seconds"]) == {
         "convert", "brain", "bias", "normalise", "register", "superresolve", "write",
     }  # fmt: skip
-    slices = sorted(Path(result["folder"]).glob("*.dcm"))
+    folder = Path(result["folder"])
+    assert {path.name for path in folder.iterdir()} == {"image", "report"}
+    slices = sorted((folder / "image").glob("*.dcm"))
     template = load_template()
     assert len(slices) == template.data.shape[2]
     datasets = [dcmread(path) for path in slices]

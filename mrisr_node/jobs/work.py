@@ -25,12 +25,12 @@ from mrisr_node.errors import (
     StageError,
 )
 from mrisr_node.intake.spool import Spool
+from mrisr_node.jobs.history import predecessor_of, remarks_on, seconds_of
 from mrisr_node.jobs.lease import HEARTBEAT, Deadline, renewed
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import retry
-from mrisr_node.jobs.remarks import predecessor_of, remarks_on, seconds_of
 from mrisr_node.jobs.stages import (
     LEASE_SECONDS,
     SENDING,

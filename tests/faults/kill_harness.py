@@ -19,6 +19,7 @@ from node_under_load import Processes, Sender, running
 from pydicom import dcmread
 
 from mrisr_node.choices import Recipe
+from mrisr_node.jobs.history import result_series_of
 from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.stages import Queue, queue_of, stages_of
 from mrisr_node.node.sample import Acquisition, SampleSeries, Study, write_sample
@@ -272,11 +273,11 @@ def _count(
         late = steps.where(Transition.target == State.RECEIVING.value).count()
         jobs = list(Job.select().where(Job.series == series).order_by(Job.id))
         shown = _results(pacs, sample)
-        known = {job.result_series_uid: job.result_instances for job in jobs}
         # A job that a late slice took the place of may have stored a part of its result.
-        newest = jobs[-1].result_series_uid
-        right = shown.get(newest) == known[newest] and shown.keys() <= known.keys()
-        figures.duplicates += max(0, len(shown) - len(jobs)) + (not right)
+        known = {uid for job in jobs for uid in result_series_of(job)}
+        newest = result_series_of(jobs[-1])
+        right = newest.items() <= shown.items()
+        figures.duplicates += len(shown.keys() - known) + (not right)
         figures.done_once += done == 1
         figures.reopened += late > 0
     figures.orphans = sorted(_orphans(settings))

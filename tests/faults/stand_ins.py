@@ -21,8 +21,11 @@ def _superresolve(workspace) -> None:
     affine = source.affine.copy()
     affine[:3, 2] /= _FACTOR
     affine[:3, 3] -= affine[:3, 2] * (_FACTOR - 1) / 2
-    workspace.save("thin", Volume(np.repeat(source.data, _FACTOR, axis=2), affine))
-    residual = {"relative_median": 0.0, "relative_p99": 0.0}
+    thin = np.repeat(source.data, _FACTOR, axis=2)
+    workspace.save("thin", Volume(thin, affine))
+    workspace.save("change", Volume(np.zeros_like(thin), affine))
+    workspace.save("residual", Volume(np.zeros_like(source.data), source.affine))
+    residual = dict.fromkeys(("median", "p99", "relative_median", "relative_p99"), 0.0)
     workspace.note(
         "superresolve",
         {
@@ -33,7 +36,7 @@ def _superresolve(workspace) -> None:
             "precision": "float32",
             "spacing_in_mm": source.spacing[2],
             "spacing_out_mm": source.spacing[2] / _FACTOR,
-            "fidelity": dict.fromkeys(("inside", "overall"), residual),
+            "fidelity": dict.fromkeys(("inside", "cubic_inside"), residual),
             "device": "cpu",
             "software": __version__,
         },

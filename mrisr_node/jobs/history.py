@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from mrisr_node.choices import ResultKind
 from mrisr_node.records import Instance, Job, Series, StageRun
 from mrisr_node.results.facts import Predecessor
 from mrisr_node.results.origin import only_instance_of
 
-__all__ = ["predecessor_of", "remarks_on", "seconds_of"]
+__all__ = ["predecessor_of", "remarks_on", "result_series_of", "seconds_of"]
 
 
 def remarks_on(job: Job) -> tuple[str, ...]:
@@ -32,8 +33,7 @@ def predecessor_of(job: Job) -> Predecessor | None:
     before = earlier.order_by(Job.id.desc()).first()
     if before is None:
         return None
-    series = json.loads(before.outcome).get("result", {}).get("series", {})
-    report = series.get(ResultKind.REPORT.value, {}).get("series_instance_uid")
+    report = _written(before).get(ResultKind.REPORT.value, {}).get("series_instance_uid")
     return Predecessor(
         before.result_series_uid, report, str(only_instance_of(report)) if report else None
     )
@@ -43,3 +43,18 @@ def seconds_of(job: Job) -> dict[str, float]:
     """Return how long each stage that a job has finished took, by its last run."""
     runs = StageRun.select().where(StageRun.job == job, StageRun.finished)
     return {run.stage: run.seconds or 0.0 for run in runs.order_by(StageRun.id)}
+
+
+def result_series_of(job: Job) -> dict[str, int]:
+    """Return how many instances each series of a job's written result has, by its UID."""
+    if job.result_series_uid is None:
+        return {}
+    written = _written(job).values()
+    series = {one["series_instance_uid"]: int(one["instances"]) for one in written}
+    # An older version wrote one series and noted no more of it.
+    return series or {job.result_series_uid: job.result_instances or 0}
+
+
+def _written(job: Job) -> dict[str, dict[str, Any]]:
+    noted: dict[str, dict[str, Any]] = json.loads(job.outcome).get("result", {}).get("series", {})
+    return noted
