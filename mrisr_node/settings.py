@@ -304,6 +304,11 @@ class Settings(BaseSettings):
         return self.data_dir / "jobs"
 
     @property
+    def previews_dir(self) -> Path:
+        """Small pictures of results, a folder per job; they stay until retention."""
+        return self.data_dir / "previews"
+
+    @property
     def checkpoint_folders(self) -> tuple[Path, ...]:
         """The checkpoints in use, in order of preference."""
         return tuple(self.checkpoint_folder(name) for name in self.checkpoint)

@@ -21,6 +21,7 @@ from peewee import fn
 from mrisr_node import records
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.quarantine import Quarantine
+from mrisr_node.jobs.findings import previews_of
 from mrisr_node.jobs.leftovers import remove_leftovers, size_of
 from mrisr_node.records import Instance, Job, Rejection, Series, State
 from mrisr_node.settings import Settings
@@ -198,6 +199,7 @@ class Retention:
             folder = self._job_folder(job)
             freed += size_of(folder)
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(previews_of(self._settings, job.id), ignore_errors=True)
         _log.info("local copies of series %d deleted: %s", series.id, why)
         return freed
 

@@ -25,6 +25,7 @@ from mrisr_node.errors import (
     StageError,
 )
 from mrisr_node.intake.spool import Spool
+from mrisr_node.jobs.findings import previews_of
 from mrisr_node.jobs.history import predecessor_of, remarks_on, seconds_of
 from mrisr_node.jobs.lease import HEARTBEAT, Deadline, renewed
 from mrisr_node.jobs.pipeline import outcome, run_stage
@@ -195,6 +196,7 @@ class Worker:
             recipe=Recipe(job.recipe),
             progress=ProgressWriter(job.id, lambda: self._require_use(job, stage)),
             remarks=remarks_on(job),
+            previews=previews_of(self._settings, job.id),
             predecessor=predecessor_of(job),
             seconds=seconds_of(job),
         )

@@ -52,6 +52,8 @@ class Workspace:
     """What a reader has to know of the result besides what the stages find out."""
     predecessor: Predecessor | None = None
     """The earlier result of the series, whose place this one takes."""
+    previews: Path | None = None
+    """Where small pictures of the result go; None: nobody looks at them."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long the stages before took."""
 

@@ -19,6 +19,7 @@ from mrisr_node.results.enhanced_mr import write_enhanced
 from mrisr_node.results.facts import Facts, Residuals
 from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
 from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
+from mrisr_node.results.previews import write_previews
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
 from mrisr_node.volumes.geometry import resampled
@@ -90,6 +91,10 @@ def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[Wri
     write_mr = _MR_WRITERS[workspace.settings.mr_object]
     content = thin_slices(origin, thin, in_source_space=native)
     image = write_mr(folder(ResultKind.IMAGE), origin, content)
+    if native and workspace.previews is not None:
+        workspace.previews.mkdir(parents=True, exist_ok=True, mode=0o700)
+        source, brain = workspace.load("source"), workspace.load("brain")
+        write_previews(workspace.previews, source, thin, brain.data > 0.5, content.window)
     makers: dict[ResultKind, Callable[[Path], WrittenSeries]] = {
         ResultKind.FIDELITY: lambda place: write_mr(
             place, origin, fidelity_map(origin, workspace.load("residual"))

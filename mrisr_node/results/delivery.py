@@ -111,6 +111,20 @@ class Pacs:
         """Return how many instances of a series the PACS shows."""
         return len(self.instances(study_instance_uid, series_instance_uid))
 
+    def retrieve(self, study_instance_uid: str, series_instance_uid: str) -> Iterator[Dataset]:
+        """Fetch the instances of a series (WADO-RS, PS3.18 10.4), one at a time.
+
+        Raises
+        ------
+        DeliveryError
+            The PACS cannot be asked.
+        """
+        try:
+            with self._client() as client:
+                yield from client.iter_series(study_instance_uid, series_instance_uid)
+        except _FAILURES as error:
+            raise DeliveryError(f"the PACS cannot be asked: {_short(error)}") from error
+
     def confirm(self, study: str, series: str, sent: Collection[str]) -> None:
         """Raise `DeliveryError` unless the PACS shows exactly the instances that were sent."""
         shown = self.instances(study, series, until=sent)

@@ -23,6 +23,7 @@ from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.metrics import metrics_router
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
+from mrisr_node.web.results import results_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.viewer import Viewer
 
@@ -79,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(metrics_router(settings, health))
     app.include_router(sign_in_router(settings, templates))
     app.include_router(jobs_router(settings))
+    app.include_router(results_router(settings, templates))
     app.include_router(quarantine_router(settings))
     app.include_router(gateway_router(settings))
     app.mount("/pages", _Assets(directory=_PAGES))

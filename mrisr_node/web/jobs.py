@@ -21,9 +21,9 @@ from mrisr_node.records import State, StateError
 from mrisr_node.settings import Settings
 from mrisr_node.web.viewer import comparison_path, study_path
 
-__all__ = ["JobList", "JobView", "SentAgain", "TimeLeft", "jobs_router"]
+__all__ = ["STAGE_NAMES", "JobList", "JobView", "SentAgain", "TimeLeft", "jobs_router"]
 
-_STAGE_NAMES = {
+STAGE_NAMES = {
     Stage.CONVERT: "Reading the slices",
     Stage.BRAIN: "Finding the brain",
     Stage.BIAS: "Correcting the bias field",
@@ -79,6 +79,7 @@ class JobView(BaseModel):
     viewer_url: str | None = Field(
         description="original and result side by side, once the result is in the PACS"
     )
+    result_url: str | None = Field(description="the page of the result, once it is in the PACS")
     study_url: str = Field(description="the study in OHIF")
 
 
@@ -179,7 +180,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
         copies_deleted_at=row.copies_deleted_at,
         recipe=row.recipe,
         stage=row.stage,
-        stage_name=_STAGE_NAMES[Stage(row.stage)] if row.stage else None,
+        stage_name=STAGE_NAMES[Stage(row.stage)] if row.stage else None,
         progress=row.progress,
         overall=_overall(row, state),
         time_left=TimeLeft(seconds=left.seconds, low=left.low, high=left.high, basis=left.basis)
@@ -188,6 +189,7 @@ def _view(settings: Settings, row: SeriesOverview) -> JobView:
         result_series_uid=row.result_series_uid,
         dead_letter=row.dead_letter,
         viewer_url=compare,
+        result_url=f"{settings.viewer_url}/results/{row.id}" if row.result_series_uid else None,
         study_url=settings.viewer_url + study_path(row.study_instance_uid),
     )
 

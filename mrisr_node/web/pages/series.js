@@ -115,6 +115,7 @@ function fill(row, job) {
     : '';
 
   link(part('compare'), job.viewer_url, `Compare original and result of ${name}`);
+  link(part('result'), job.result_url, `Figures and pictures of the result of ${name}`);
   link(part('study'), job.study_url, `Open the study of ${name}`);
   const verb = job.dead_letter ? 'Send' : 'Try';
   part('retry').hidden = job.state !== 'failed';

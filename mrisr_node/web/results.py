@@ -1,0 +1,196 @@
+"""One result over HTTP: its figures, pictures and files, for people and for tools."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
+
+from fastapi import APIRouter, HTTPException, Request
+from pydantic import BaseModel, Field
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.templating import Jinja2Templates
+
+from mrisr_node.errors import DeliveryError
+from mrisr_node.jobs.findings import Findings, findings
+from mrisr_node.jobs.stages import Stage
+from mrisr_node.results.delivery import Pacs
+from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
+from mrisr_node.settings import Settings
+from mrisr_node.web.jobs import STAGE_NAMES
+from mrisr_node.web.viewer import comparison_path
+
+__all__ = ["ResidualView", "ResultView", "results_router"]
+
+_CHUNK = 1 << 20
+_PLANE_NAMES = {
+    "in-plane": "As acquired",
+    "across-rows": "Across the rows",
+    "across-columns": "Across the columns",
+}
+
+
+class ResidualView(BaseModel):
+    """How far something, degraded again, departs from the acquired slices inside the brain."""
+
+    median: float = Field(description="in the source's intensities")
+    p99: float = Field(description="99th percentile, in the source's intensities")
+    relative_median: float = Field(description="over the mean of the brain")
+    relative_p99: float = Field(description="99th percentile over the mean of the brain")
+
+
+class ResultView(BaseModel):
+    """What is known of the newest result of a series that the PACS has."""
+
+    id: int
+    description: str
+    delivered_at: float = Field(description="when the PACS showed it, seconds since 1970")
+    derivation: str = Field(description="method, checkpoint, profile, fidelity and remarks")
+    checkpoint: str
+    digest: str = Field(description="SHA-256 of the checkpoint's weights")
+    profile: str = Field(description="the slice profile that was assumed")
+    contrast: str | None
+    field_strength: float | None = Field(description="tesla")
+    acquired_spacing_mm: float
+    acquired_thickness_mm: float
+    spacing_mm: float
+    residuals: ResidualView
+    interpolated: ResidualView = Field(description="the same for cubic interpolation")
+    seconds: dict[str, float] = Field(description="by stage")
+    series: dict[str, str] = Field(description="Series Instance UID by what it is")
+    previews: list[str] = Field(description="addresses of pictures")
+    viewer_url: str
+
+
+def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
+    """Return the routes under ``/api/results`` and the page of a result."""
+    router = APIRouter()
+
+    def known(series_id: int) -> Findings:
+        found = findings(settings, series_id)
+        if found is None:
+            raise HTTPException(404, f"series {series_id} has no result in the PACS")
+        return found
+
+    @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")
+    def one_result(series_id: int) -> ResultView:
+        return _view(settings, known(series_id))
+
+    @router.get(
+        "/api/results/{series_id}/previews/{plane}/{side}",
+        tags=["results"],
+        summary="A picture through the middle of the brain",
+        response_class=FileResponse,
+        responses={200: {"content": {"image/png": {}}}},
+    )
+    def preview(series_id: int, plane: Plane, side: Side) -> Response:
+        path = known(series_id).previews / f"{plane}-{side}.png"
+        if not path.is_file():
+            raise HTTPException(404, f"the pictures of series {series_id} are no longer kept")
+        return FileResponse(path, media_type="image/png")
+
+    @router.get(
+        "/api/results/{series_id}/dicom",
+        tags=["results"],
+        summary="All series of a result as a ZIP file of DICOM files",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/zip": {}}}},
+    )
+    def dicom(series_id: int) -> Response:
+        found = known(series_id)
+        try:
+            file = _zipped(settings, found)
+        except DeliveryError as error:
+            raise HTTPException(503, str(error)) from error
+        name = f"result-{series_id}.zip"
+        return StreamingResponse(
+            _chunks(file),
+            media_type="application/zip",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    @router.get("/results/{series_id}", include_in_schema=False)
+    def page(request: Request, series_id: int) -> Response:
+        view = _view(settings, known(series_id))
+        return templates.TemplateResponse(
+            request,
+            "result.html",
+            {
+                "person": request.state.person,
+                "here": "result",
+                "result": view,
+                "planes": _PLANE_NAMES if view.previews else {},
+                "stages": {STAGE_NAMES[Stage(s)]: t for s, t in view.seconds.items()},
+                "delivered": datetime.fromtimestamp(view.delivered_at).astimezone(),
+            },
+        )
+
+    return router
+
+
+def _view(settings: Settings, found: Findings) -> ResultView:
+    source, made = found.known["source"], found.known["superresolve"]
+    result = found.known["result"]
+    there = found.previews.is_dir()
+    series = {kind: one["series_instance_uid"] for kind, one in result.get("series", {}).items()}
+    return ResultView(
+        id=found.series_id,
+        description=found.description,
+        delivered_at=found.delivered_at,
+        derivation=result["description"],
+        checkpoint=made["checkpoint"],
+        digest=made["digest"],
+        profile=made["profile"],
+        contrast=source.get("contrast"),
+        field_strength=source.get("field_strength"),
+        acquired_spacing_mm=made["spacing_in_mm"],
+        acquired_thickness_mm=source["thickness_mm"],
+        spacing_mm=made["spacing_out_mm"],
+        residuals=ResidualView(**made["fidelity"]["inside"]),
+        interpolated=ResidualView(**made["fidelity"]["cubic_inside"]),
+        seconds=dict(found.seconds),
+        series=series or {"image": found.result_series_uid},
+        previews=[
+            f"/api/results/{found.series_id}/previews/{plane}/{side}"
+            for plane in PLANES
+            for side in SIDES
+            if there
+        ],
+        viewer_url=settings.viewer_url
+        + comparison_path(
+            found.study_instance_uid, found.series_instance_uid, found.result_series_uid
+        ),
+    )
+
+
+def _zipped(settings: Settings, found: Findings) -> BinaryIO:
+    """Return a ZIP file of what the PACS has of a result, open at its beginning."""
+    pacs = Pacs(settings)
+    file = TemporaryFile(dir=_place(settings))  # noqa: SIM115 - whoever sends it closes it
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for kind, uid in _series(found).items():
+            for number, dataset in enumerate(pacs.retrieve(found.study_instance_uid, uid), start=1):
+                with archive.open(f"{kind}/{number:04d}.dcm", "w") as entry:
+                    dataset.save_as(entry, enforce_file_format=True)
+    file.seek(0)
+    return file
+
+
+def _place(settings: Settings) -> Path:
+    settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings.work_dir
+
+
+def _series(found: Findings) -> dict[str, str]:
+    written = found.known["result"].get("series", {})
+    series = {kind: one["series_instance_uid"] for kind, one in written.items()}
+    return series or {"image": found.result_series_uid}
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
