@@ -30,7 +30,7 @@ _MEANINGS = {
     ResultKind.IMAGE: "the thin slices",
     ResultKind.FIDELITY: "how far they, degraded again, depart from each acquired slice",
     ResultKind.CHANGE: "the thin slices minus cubic B-spline interpolation",
-    ResultKind.MASK: "the brain on the thin slices, BINARY",
+    ResultKind.MASK: "the brain on the thin slices",
     ResultKind.REPORT: "TID 1500 with the figures, language en-US",
 }
 

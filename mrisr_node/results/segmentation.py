@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import highdicom
@@ -10,6 +9,7 @@ import numpy as np
 from highdicom.seg import (
     SegmentAlgorithmTypeValues,
     Segmentation,
+    SegmentationFractionalTypeValues,
     SegmentationTypeValues,
     SegmentDescription,
 )
@@ -73,7 +73,8 @@ def write_brain_mask(
     ds = Segmentation(
         source_images=thin,
         pixel_array=_volume(mask, str(thin[0].FrameOfReferenceUID)),
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=_type(mask),
+        fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
         segment_descriptions=[segment],
         series_instance_uid=series_uid,
         series_number=origin.series_number(ResultKind.MASK),
@@ -101,17 +102,20 @@ def write_brain_mask(
     )
 
 
-def _volume(mask: Volume, frame_of_reference_uid: str) -> highdicom.Volume:
-    """Return the mask with axes (slice, row, column), its frames a whole number of bytes long.
+def _type(mask: Volume) -> SegmentationTypeValues:
+    """Return how the mask is stored: a bit a pixel, where frames are a whole number of bytes long.
 
     Frames of one bit a pixel follow each other without a gap (PS3.5 8.1.1), and PACS and viewers
-    that take them apart at whole bytes shift all but the first. So the grid goes on to the right
-    until its frames end with a byte.
+    that take them apart at whole bytes shift all but the first. A byte a pixel has no such gap.
     """
+    columns, rows, _ = mask.data.shape
+    whole = columns * rows % 8 == 0
+    return SegmentationTypeValues.BINARY if whole else SegmentationTypeValues.FRACTIONAL
+
+
+def _volume(mask: Volume, frame_of_reference_uid: str) -> highdicom.Volume:
+    """Return the mask with axes (slice, row, column)."""
     frames = np.ascontiguousarray(mask.data.transpose(2, 1, 0) > 0.5)
-    _, rows, columns = frames.shape
-    step = 8 // math.gcd(rows, 8)
-    frames = np.pad(frames, ((0, 0), (0, 0), (0, -columns % step)))
     lps = ras_to_lps(mask.affine)
     affine = np.column_stack([lps[:, 2], lps[:, 1], lps[:, 0], lps[:, 3]])
     return highdicom.Volume(

@@ -1,8 +1,9 @@
 // OHIF loads this at run time (see app-config.js): comparisons of an original MR series with its
 // super-resolved result, and a layout menu that offers them.
 
+import { colouring, colours, windowOf } from './colours.js';
 import { flicker } from './flicker.js';
-import { notice } from './notice.js';
+import { notices } from './notice.js';
 import { choosePair, companionsOf, pinned } from './pairing.js';
 import { HAS_PAIR, ROLE, needs, protocols } from './protocols.js';
 
@@ -23,6 +24,13 @@ function preRegistration({ servicesManager }) {
     }
     return 'other';
   });
+
+  for (const [role, choose] of Object.entries(colouring)) {
+    hangingProtocolService.addCustomAttribute(colours(role), `Colours of ${role}`, () => {
+      const map = roles(servicesManager)[role];
+      return map && choose(windowOf(map));
+    });
+  }
 
   hangingProtocolService.addCustomAttribute(
     HAS_PAIR,
@@ -61,7 +69,7 @@ export default {
       name: 'global',
       value: {
         'layoutSelector.advancedPresetGenerator': { $set: presets },
-        'viewportOverlay.topLeft': { $push: [notice] },
+        'viewportOverlay.topLeft': { $push: notices },
         'ohif.hotkeyBindings': {
           $push: [
             {

@@ -1,23 +1,30 @@
 // What stands in the corner of a result's viewport, so that nobody takes it for an acquisition.
 
-const NOTICE = 'Super-resolved, not acquired';
-
-/** Checkpoint and fidelity as DerivationDescription tells them; see `jobs/writing.py`. */
-export function noticeOf(instance) {
+/** What DerivationDescription tells of a result of ours (`jobs/writing.py`); null of others. */
+export function provenance(instance) {
   const words = [].concat(instance?.DerivationDescription ?? []).join(' ');
   if (!/mrisr_node/.test(words)) return null;
-  const checkpoint = /checkpoint (\S+)/.exec(words)?.[1];
-  const median = /by ([\d.]+) % \(median\)/.exec(words)?.[1];
-  const figures = [checkpoint, median && `departs from the slices by ${median} % (median)`];
-  return [NOTICE, ...figures.filter(Boolean)].join(' · ');
+  return {
+    checkpoint: /checkpoint (\S+)/.exec(words)?.[1],
+    median: /by ([\d.]+) % \(median\)/.exec(words)?.[1],
+  };
 }
 
-export const notice = {
-  id: 'mrisrNotice',
+const shown = ({ displaySets }) =>
+  (displaySets ?? []).map(set => provenance(set.instances?.[0])).find(Boolean);
+
+// OHIF cuts long lines.
+const line = (id, words) => ({
+  id,
   inheritsFrom: 'ohif.overlayItem',
   title: 'Computed by mrisr_node; not for diagnosis on its own',
   color: '#ffd166',
-  condition: ({ displaySets }) => displaySets?.some(set => noticeOf(set.instances?.[0])),
-  contentF: ({ displaySets }) =>
-    displaySets.map(set => noticeOf(set.instances?.[0])).find(Boolean),
-};
+  condition: props => Boolean(shown(props) && words(shown(props))),
+  contentF: props => words(shown(props)),
+});
+
+export const notices = [
+  line('mrisrNotice', () => 'Super-resolved, not acquired'),
+  line('mrisrCheckpoint', ({ checkpoint }) => checkpoint),
+  line('mrisrFidelity', ({ median }) => median && `residual ${median} %`),
+];

@@ -1,6 +1,8 @@
 // How original and result are hung: the original left or on top, the result right or below, every
 // view of one tied to the same view of the other; and the result with what was found out about it.
 
+import { colours } from './colours.js';
+
 export const ROLE = 'mrisrRole';
 export const HAS_PAIR = 'mrisrHasPair';
 
@@ -40,11 +42,8 @@ const plane = (role, orientation) => ({
   displaySets: [{ id: role }],
 });
 
-// In colour over the result: clear where it is faithful, or unchanged.
-const overlay = (role, colormap) => ({
-  id: role,
-  options: { colormap: { name: colormap, opacity: 0.4 } },
-});
+// In colour over the result, as `colours.js` chooses from the values of the map.
+const overlay = role => ({ id: role, options: { colormap: { custom: colours(role) } } });
 
 const fused = (orientation, map) => ({
   viewportOptions: {
@@ -149,7 +148,7 @@ export const protocols = [
     {
       viewportStructure: grid(1, 2),
       viewports: ['axial', 'sagittal'].map(orientation =>
-        fused(orientation, overlay('fidelity', 'hot_iron'))
+        fused(orientation, overlay('fidelity'))
       ),
     },
     ['fidelity']
@@ -161,7 +160,7 @@ export const protocols = [
     {
       viewportStructure: grid(1, 2),
       viewports: ['axial', 'sagittal'].map(orientation =>
-        fused(orientation, overlay('change', 'coolwarm'))
+        fused(orientation, overlay('change'))
       ),
     },
     ['change']

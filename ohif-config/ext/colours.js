@@ -1,0 +1,21 @@
+// How a map is coloured over the result. A protocol is written before any series is known, so it
+// names a function that OHIF asks for the colours once they are.
+
+/** The name under which a protocol asks for the colours of a map. */
+export const colours = role => `mrisrColours-${role}`;
+
+const number = value => Number([].concat(value)[0]);
+
+/** Colour maps and opacities by role; `width` is the window of the map, in its own values. */
+export const colouring = {
+  // Clear where the result is faithful: below a fifth of what is high.
+  fidelity: ({ width }) => ({ name: 'jet', opacity: 0.97, threshold: 0.2 * width }),
+  // Black at 0, so that what is unchanged is only darkened; blue was taken away, red was added.
+  change: () => ({ name: 'Cold and Hot', opacity: 0.97 }),
+};
+
+/** The window that a map was stored with. */
+export function windowOf(displaySet) {
+  const { WindowWidth, WindowCenter } = displaySet.instances[0];
+  return { width: number(WindowWidth), center: number(WindowCenter) };
+}
