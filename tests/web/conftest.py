@@ -91,7 +91,7 @@ def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
 
     def watch(request) -> None:
         parts = urlsplit(request.url)
-        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/")
+        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/", "/results/", "/api/")
         ours = f"{parts.scheme}://{parts.netloc}" == door.url and parts.path.startswith(rooms)
         # What a page makes for itself (blob:, data:) leaves nothing.
         if not ours and parts.scheme in ("http", "https", "ws", "wss"):
