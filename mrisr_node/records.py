@@ -44,6 +44,7 @@ __all__ = [
     "Failure",
     "Instance",
     "Job",
+    "RefusalReport",
     "Rejection",
     "Series",
     "StageRun",
@@ -229,6 +230,15 @@ class StageRun(_Record):
     finished = BooleanField(default=False)
 
 
+class RefusalReport(_Record):
+    """A report in the PACS that says why nothing was made of a series."""
+
+    series = ForeignKeyField(Series, backref="refusals", on_delete="CASCADE")
+    failed_at = FloatField()
+    """When the series failed (`Series.state_at`): one that fails again is reported again."""
+    sent_at = FloatField()
+
+
 class Failure(_Record):
     """One time that something of a series did not work; what was tried again counts each time."""
 
@@ -311,7 +321,8 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, Failure, Beat, CommitmentRequest,
+    Series, Transition, Instance, Rejection, Job, StageRun, RefusalReport, Failure, Beat,
+    CommitmentRequest,
     CommitmentReport, User, WebSession, ApiToken,
 ]  # fmt: skip
 

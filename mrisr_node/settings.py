@@ -189,6 +189,9 @@ class Settings(BaseSettings):
     mr_object: MRObject = Field(
         default=MRObject.CLASSIC, description="what images and maps are written as"
     )
+    report_refusals: bool = Field(
+        default=False, description="tell the study why nothing was made of one of its series"
+    )
     delivery: Delivery = Field(default=Delivery.STOW, description="how results reach the PACS")
     delivery_attempts: int = Field(
         default=36,

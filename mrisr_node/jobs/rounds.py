@@ -14,6 +14,7 @@ from mrisr_node.intake.commitment_reports import CommitmentReports
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import Unrenewed, recover
+from mrisr_node.jobs.refusals import Refusals
 from mrisr_node.jobs.retention import Retention
 from mrisr_node.jobs.stages import queue_of, stages_of
 from mrisr_node.results.delivery import Pacs
@@ -50,6 +51,9 @@ class Rounds:
             threading.Thread(target=reports.run, args=(stop,), name="commitment reports"),
             threading.Thread(target=self._retention.run, args=(stop,), name="retention"),
         ]
+        if self._settings.report_refusals:
+            refusals = Refusals(self._settings)
+            others.append(threading.Thread(target=refusals.run, args=(stop,), name="refusals"))
         for thread in others:
             thread.start()
         while not stop.wait(_EVERY):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from mrisr_node.results.facts import Predecessor
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.geometry import Volume
 
-__all__ = ["Progress", "Workspace"]
+__all__ = ["Progress", "Workspace", "read_headers"]
 
 Progress = Callable[[float], None]
 
@@ -127,26 +127,31 @@ class Workspace:
                 path.unlink()
 
     def headers(self) -> list[Dataset]:
-        """Return the source instances without their pixel data.
+        """Return the source instances without their pixel data, as `read_headers` does."""
+        return read_headers(self.sources)
 
-        Raises
-        ------
-        ConversionError
-            Together they would fill memory.
-        """
-        found: list[Dataset] = []
-        size = items = 0
-        for path in self.sources:
-            with path.open("rb") as file:
-                found.append(dcmread(file, stop_before_pixels=True))
-                here = file.tell()
-                file.seek(0)
-                items += count_items(file.read(here))
-            size += here
-            if size > _MOST_BYTES or items > _MOST_ITEMS:
-                raise ConversionError(
-                    f"the headers of the series have more than {_MOST_BYTES} bytes or"
-                    f" {_MOST_ITEMS} items in sequences, and are needed together; send it again"
-                    " without private elements"
-                )
-        return found
+
+def read_headers(paths: Sequence[Path]) -> list[Dataset]:
+    """Return instances without their pixel data.
+
+    Raises
+    ------
+    ConversionError
+        Together they would fill memory.
+    """
+    found: list[Dataset] = []
+    size = items = 0
+    for path in paths:
+        with path.open("rb") as file:
+            found.append(dcmread(file, stop_before_pixels=True))
+            here = file.tell()
+            file.seek(0)
+            items += count_items(file.read(here))
+        size += here
+        if size > _MOST_BYTES or items > _MOST_ITEMS:
+            raise ConversionError(
+                f"the headers of the series have more than {_MOST_BYTES} bytes or"
+                f" {_MOST_ITEMS} items in sequences, and are needed together; send it again"
+                " without private elements"
+            )
+    return found

@@ -58,6 +58,7 @@ CODES = {
     "PDW": "Proton-density-weighted",
     "T2STARW": "T2*-weighted",
     "UNKNOWN": "Not told by the source",
+    "REFUSAL": "No super-resolution made",
     "BYGEOMETRY": "By its geometry; the contrast is not told",
 }
 """Its code values and meanings."""
