@@ -187,7 +187,10 @@ class Reconciler:
         return compared - changed.timestamp() > self._settings.reconcile_days * 86_400
 
     def _ours(self, series_instance_uid: str) -> bool:
-        return bool(Job.select().where(Job.result_series_uid == series_instance_uid).exists())
+        """Tell whether it is a series of a result: of the thin slices, or of what belongs to them."""
+        noted = Job.outcome.contains(f'"{series_instance_uid}"')
+        of_result = (Job.result_series_uid == series_instance_uid) | noted
+        return bool(Job.select().where(of_result).exists())
 
     def _unsuitable(self, found: dict[str, Any]) -> str | None:
         """Return why a series is not worth sending: told from its first instance."""

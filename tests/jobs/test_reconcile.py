@@ -1,6 +1,7 @@
 """What Orthanc's event lost is found again."""
 
 import hashlib
+import json
 import os
 import signal
 import threading
@@ -253,6 +254,27 @@ def _listed(uid, days):
         "ID": uid, "IsStable": True, "Instances": ["a"], "LastUpdate": changed,
         "ParentStudy": "s", "MainDicomTags": {"SeriesInstanceUID": uid},
     }  # fmt: skip
+
+
+def test_no_series_of_a_result_is_looked_at(make_settings, monkeypatch):
+    settings = make_settings()
+    open_records(settings.database_path)
+    source = Series.create(series_instance_uid="1.1", study_instance_uid="1")
+    written = {"fidelity": {"series_instance_uid": "1.3", "instances": 8}}
+    Job.create(
+        series=source,
+        recipe="native",
+        result_series_uid="1.2",
+        outcome=json.dumps({"result": {"series": written}}),
+    )
+    reconciler = Reconciler(settings)
+    asked = []
+    monkeypatch.setattr(reconciler, "_get", lambda *path: asked.append(path) or {})
+    for uid in ("1.2", "1.3"):
+        assert not reconciler._look_at(_listed(uid, 0))
+    reconciler.close()
+    assert asked == []
+    assert Series.select().count() == 1
 
 
 def test_what_came_during_an_outage_is_asked_for_until_it_is_here(make_settings, monkeypatch):
