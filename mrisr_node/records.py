@@ -46,6 +46,7 @@ __all__ = [
     "Job",
     "RefusalReport",
     "Rejection",
+    "ResultSeries",
     "Series",
     "StageRun",
     "State",
@@ -230,10 +231,19 @@ class StageRun(_Record):
     finished = BooleanField(default=False)
 
 
+class ResultSeries(_Record):
+    """A series that a job wrote: never taken for one that was acquired."""
+
+    job = ForeignKeyField(Job, backref="series_written", on_delete="CASCADE")
+    series_instance_uid = CharField(unique=True)
+
+
 class RefusalReport(_Record):
     """A report in the PACS that says why nothing was made of a series."""
 
     series = ForeignKeyField(Series, backref="refusals", on_delete="CASCADE")
+    series_instance_uid = CharField(index=True)
+    """Of the report."""
     failed_at = FloatField()
     """When the series failed (`Series.state_at`): one that fails again is reported again."""
     sent_at = FloatField()
@@ -321,9 +331,8 @@ class ApiToken(_Record):
 
 
 _TABLES = [
-    Series, Transition, Instance, Rejection, Job, StageRun, RefusalReport, Failure, Beat,
-    CommitmentRequest,
-    CommitmentReport, User, WebSession, ApiToken,
+    Series, Transition, Instance, Rejection, Job, StageRun, ResultSeries, RefusalReport, Failure,
+    Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiToken,
 ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrisr_node.jobs.history import seconds_of
+from mrisr_node.choices import ResultKind
+from mrisr_node.jobs.history import result_series_of, seconds_of
 from mrisr_node.records import Job, Series
 from mrisr_node.settings import Settings
 
@@ -25,6 +26,8 @@ class Findings:
         What the stages noted: ``source``, ``brain``, ``superresolve`` and ``result``.
     seconds
         By stage.
+    series, instances
+        Series Instance UID by what it is, and how many instances it has.
     previews
         The folder of its pictures; it may be gone.
     """
@@ -37,6 +40,8 @@ class Findings:
     delivered_at: float
     known: Mapping[str, Any]
     seconds: Mapping[str, float]
+    series: Mapping[str, str]
+    instances: Mapping[str, int]
     previews: Path
 
 
@@ -51,6 +56,9 @@ def findings(settings: Settings, series_id: int) -> Findings | None:
     )
     if job is None:
         return None
+    known = json.loads(job.outcome)
+    written = known.get("result", {}).get("series", {})
+    series = {kind: one["series_instance_uid"] for kind, one in written.items()}
     return Findings(
         series_id=series_id,
         study_instance_uid=job.series.study_instance_uid,
@@ -58,8 +66,11 @@ def findings(settings: Settings, series_id: int) -> Findings | None:
         description=job.series.description,
         result_series_uid=job.result_series_uid,
         delivered_at=job.delivered_at,
-        known=json.loads(job.outcome),
+        known=known,
         seconds=seconds_of(job),
+        # An older version wrote the thin slices alone.
+        series=series or {ResultKind.IMAGE.value: job.result_series_uid},
+        instances=result_series_of(job),
         previews=previews_of(settings, job.id),
     )
 

@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 from mrisr_node.choices import ResultKind
-from mrisr_node.records import Instance, Job, Series, StageRun
+from mrisr_node.jobs.stages import Stage
+from mrisr_node.records import Instance, Job, ResultSeries, Series, StageRun
 from mrisr_node.results.facts import Predecessor
 from mrisr_node.results.origin import only_instance_of
 
-__all__ = ["predecessor_of", "remarks_on", "result_series_of", "seconds_of"]
+__all__ = ["note_result_series", "predecessor_of", "remarks_on", "result_series_of", "seconds_of"]
 
 
 def remarks_on(job: Job) -> tuple[str, ...]:
@@ -27,8 +28,13 @@ def remarks_on(job: Job) -> tuple[str, ...]:
 
 def predecessor_of(job: Job) -> Predecessor | None:
     """Return the earlier result of the same series, which this job's takes the place of."""
+    # What was never begun to be stored, nobody has ever seen.
+    stored = StageRun.select(StageRun.job).where(StageRun.stage == Stage.STORE.value)
     earlier = Job.select().where(
-        Job.series == job.series_id, Job.id < job.id, Job.result_series_uid.is_null(False)
+        Job.series == job.series_id,
+        Job.id < job.id,
+        Job.id.in_(stored),
+        Job.result_series_uid.is_null(False),
     )
     before = earlier.order_by(Job.id.desc()).first()
     if before is None:
@@ -58,3 +64,9 @@ def result_series_of(job: Job) -> dict[str, int]:
 def _written(job: Job) -> dict[str, dict[str, Any]]:
     noted: dict[str, dict[str, Any]] = json.loads(job.outcome).get("result", {}).get("series", {})
     return noted
+
+
+def note_result_series(job: Job) -> None:
+    """Write down which series a job has written, so that none is taken for an acquired one."""
+    for uid in result_series_of(job):
+        ResultSeries.insert(job=job, series_instance_uid=uid).on_conflict_ignore().execute()

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def size_of(folder: Path) -> int:
 
 
 def remove_leftovers(settings: Settings, now: float) -> int:
-    """Remove files of spool and quarantine, and job folders, that nothing in the records needs.
+    """Remove files of spool and quarantine, folders and pictures of jobs, that no record needs.
 
     Returns
     -------
@@ -49,7 +49,8 @@ def remove_leftovers(settings: Settings, now: float) -> int:
         How many files and folders were removed.
     """
     removed = _from_spool(settings.spool_dir, now) + _from_quarantine(settings.quarantine_dir, now)
-    removed += _job_folders(settings.work_dir, now)
+    removed += _job_folders(settings.work_dir, now, _needed)
+    removed += _job_folders(settings.previews_dir, now, _shown)
     if removed:
         _log.warning("%d leftover files and folders removed that no record names", removed)
     return removed
@@ -84,7 +85,7 @@ def _from_quarantine(quarantine: Path, now: float) -> int:
     return removed
 
 
-def _job_folders(work: Path, now: float) -> int:
+def _job_folders(work: Path, now: float, needed: Callable[[Job], bool]) -> int:
     removed = 0
     for folder in _folders(work):
         if not folder.name.isdecimal() or not _is_old(folder, now):
@@ -92,7 +93,7 @@ def _job_folders(work: Path, now: float) -> int:
         if any(not _is_old(file, now) for file in _files(folder)):
             continue
         job = Job.get_or_none(Job.id == int(folder.name))
-        if job is None or not _needed(job):
+        if job is None or not needed(job):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
@@ -106,6 +107,11 @@ def _needed(job: Job) -> bool:
     newest = Job.select().where(Job.series == series).order_by(Job.id.desc()).get()
     over = State(series.state) in (State.DONE, State.SKIPPED)
     return newest.id == job.id and not over and series.copies_deleted_at is None
+
+
+def _shown(job: Job) -> bool:
+    """Tell whether the pictures of a job's result are still kept."""
+    return Series.get_by_id(job.series_id).copies_deleted_at is None
 
 
 def _unlink(folder: Path, names: Iterable[str]) -> int:

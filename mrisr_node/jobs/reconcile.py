@@ -23,7 +23,7 @@ from mrisr_node import records
 from mrisr_node.delays import LONGEST_DELAY, is_due
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import unsuitable_kind
-from mrisr_node.records import Failure, Instance, Job, Series, State
+from mrisr_node.records import Failure, Instance, Job, RefusalReport, ResultSeries, Series, State
 from mrisr_node.results.bounded_http import BoundedSession
 from mrisr_node.settings import Settings
 
@@ -187,10 +187,15 @@ class Reconciler:
         return compared - changed.timestamp() > self._settings.reconcile_days * 86_400
 
     def _ours(self, series_instance_uid: str) -> bool:
-        """Tell whether it is a series of a result: of the thin slices, or of what belongs to them."""
-        noted = Job.outcome.contains(f'"{series_instance_uid}"')
-        of_result = (Job.result_series_uid == series_instance_uid) | noted
-        return bool(Job.select().where(of_result).exists())
+        """Tell whether it is a series of a result: the thin slices, or what belongs to them."""
+        return any(
+            table.select().where(uid == series_instance_uid).exists()
+            for table, uid in (
+                (ResultSeries, ResultSeries.series_instance_uid),
+                (RefusalReport, RefusalReport.series_instance_uid),
+                (Job, Job.result_series_uid),  # all that older versions wrote down
+            )
+        )
 
     def _unsuitable(self, found: dict[str, Any]) -> str | None:
         """Return why a series is not worth sending: told from its first instance."""

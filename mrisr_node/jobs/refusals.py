@@ -15,9 +15,9 @@ from mrisr_node import records
 from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.spool import Spool
-from mrisr_node.jobs.stages import SENDING
+from mrisr_node.jobs.stages import SENDING, Stage
 from mrisr_node.jobs.workspace import read_headers
-from mrisr_node.records import Job, RefusalReport, Series, State
+from mrisr_node.records import Instance, Job, RefusalReport, Series, State
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.refusal import write_refusal
 from mrisr_node.settings import Settings
@@ -27,6 +27,7 @@ __all__ = ["Refusals"]
 _log = logging.getLogger(__name__)
 
 _EVERY = 10.0
+_DAY = 86_400.0
 
 
 class Refusals:
@@ -58,10 +59,12 @@ class Refusals:
                 continue
             try:
                 self._send(series)
-            except (NodeError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - odd headers are what gets refused
                 delay = retry_delay(tries + 1, self._settings.delivery_first_delay)
                 self._tries[series.id] = tries + 1, time.time() + delay
-                _log.warning("series %d: its refusal is not told yet: %s", series.id, error)
+                known = isinstance(error, NodeError)
+                words = str(error) if known else type(error).__name__
+                _log.warning("series %d: its refusal is not told yet: %s", series.id, words)
             else:
                 self._tries.pop(series.id, None)
                 sent += 1
@@ -71,13 +74,19 @@ class Refusals:
         told = RefusalReport.select(RefusalReport.series).where(
             RefusalReport.failed_at == Series.state_at
         )
-        # A result that the PACS did not take is none: it is kept, and may be sent again.
-        selected = Job.select(Job.series).where(Job.stage.not_in([s.value for s in SENDING]))
+        # A result that the PACS has, or did not take, is no refusal.
+        sent = Job.stage.in_([stage.value for stage in SENDING]) | Job.delivered_at.is_null(False)
+        has_result = Job.select(Job.series).where(sent)
+        received = Instance.select(Instance.series)
+        # Whoever turns the setting on does not mean the archive.
+        since = time.time() - self._settings.reconcile_days * _DAY
         return list(
             Series.select().where(
                 Series.state == State.FAILED.value,
+                Series.state_at > since,
                 Series.copies_deleted_at.is_null(),
-                Series.id.in_(selected),
+                Series.id.in_(received),
+                Series.id.not_in(has_result),
                 Series.id.not_in(told),
             )
         )
@@ -85,9 +94,20 @@ class Refusals:
     def _send(self, series: Series) -> None:
         sources = read_headers(self._spool.paths(series))
         at = datetime.fromtimestamp(series.state_at, tz=UTC)
-        with tempfile.TemporaryDirectory(dir=self._settings.data_dir) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "refusal.dcm"
-            write_refusal(path, sources, series.reason, at)
+            uid = write_refusal(path, sources, _without_stage(series.reason), at)
             Pacs(self._settings).store([path], lambda _: None)
-        RefusalReport.create(series=series, failed_at=series.state_at, sent_at=time.time())
+        RefusalReport.create(
+            series=series,
+            series_instance_uid=uid,
+            failed_at=series.state_at,
+            sent_at=time.time(),
+        )
         _log.info("series %d: its study has a report that says why nothing was made", series.id)
+
+
+def _without_stage(reason: str) -> str:
+    """Return a reason for people: without the name of the stage that found it."""
+    stage, colon, words = reason.partition(": ")
+    return words if colon and stage in {one.value for one in Stage} else reason

@@ -26,7 +26,7 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.history import predecessor_of, remarks_on, seconds_of
+from mrisr_node.jobs.history import note_result_series, predecessor_of, remarks_on, seconds_of
 from mrisr_node.jobs.lease import HEARTBEAT, Deadline, renewed
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
@@ -224,6 +224,8 @@ class Worker:
         with records.transaction():
             self._require_mine(job)
             run.save()
+            if stage is Stage.WRITE:
+                note_result_series(job)
             job.save(only=[Job.outcome, Job.result_series_uid, Job.result_instances,
                            Job.delivered_at, Job.committed_at])  # fmt: skip
 

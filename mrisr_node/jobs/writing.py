@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mrisr_node.choices import MRObject, Recipe, ResultKind
 from mrisr_node.durable import sync
@@ -16,13 +20,13 @@ from mrisr_node.jobs.result_files import DIGESTS, digests_of, make_durable
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.results.classic_mr import write_classic
 from mrisr_node.results.enhanced_mr import write_enhanced
-from mrisr_node.results.facts import Facts, Residuals
+from mrisr_node.results.facts import Facts, Predecessor, Residuals
 from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
 from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
 from mrisr_node.results.previews import write_previews
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
-from mrisr_node.volumes.geometry import resampled
+from mrisr_node.volumes.geometry import Volume, resampled
 from mrisr_node.volumes.registration import TEMPLATE_NAME
 
 __all__ = ["write"]
@@ -42,14 +46,7 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
     rules
         What the sources were selected by.
     """
-    sentence = _sentence(workspace)
-    origin = Origin(
-        # Read again: what has been looked at is decoded, and would be written as we encode it.
-        sources=tuple(workspace.headers()),
-        acquisition=select(workspace.headers(), rules),
-        provenance=_provenance(workspace, sentence),
-        facts=_facts(workspace),
-    )
+    origin = _origin(workspace, rules)
     draft = workspace.folder / f".result.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -75,9 +72,28 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
                 }
                 for series in written
             },
-            "description": sentence,
+            "description": origin.provenance.sentence,
         },
     )
+
+
+def _origin(workspace: Workspace, rules: SelectionRules) -> Origin:
+    """Return what the result comes from."""
+    origin = Origin(
+        # Read again: what has been looked at is decoded, and would be written as we encode it.
+        sources=tuple(workspace.headers()),
+        acquisition=select(workspace.headers(), rules),
+        provenance=_provenance(workspace, workspace.predecessor),
+        facts=_facts(workspace, workspace.predecessor),
+        mr_object=workspace.settings.mr_object,
+    )
+    earlier = workspace.predecessor
+    if earlier and earlier.series_instance_uid == str(origin.series_uid(ResultKind.IMAGE)):
+        # The same result made again takes the place of nothing.
+        return replace(
+            origin, provenance=_provenance(workspace, None), facts=_facts(workspace, None)
+        )
+    return origin
 
 
 def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[WrittenSeries]:
@@ -103,10 +119,7 @@ def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[Wri
             place, origin, change_map(origin, workspace.load("change"))
         ),
         ResultKind.MASK: lambda place: write_brain_mask(
-            place,
-            origin,
-            image,
-            resampled(workspace.load("brain"), thin.affine, thin.data.shape),
+            place, origin, image, content, _brain_on(thin, workspace)
         ),
         ResultKind.REPORT: lambda place: write_report(place, origin, image),
     }
@@ -118,13 +131,19 @@ def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[Wri
     return [image, *(makers[kind](folder(kind)) for kind in wanted)]
 
 
-def _provenance(workspace: Workspace, sentence: str) -> Provenance:
+def _brain_on(thin: Volume, workspace: Workspace) -> NDArray[np.bool_]:
+    """Return the brain mask, found on the acquired slices, on the thin ones."""
+    brain = resampled(workspace.load("brain"), thin.affine, thin.data.shape)
+    return np.asarray(brain.data > 0.5)
+
+
+def _provenance(workspace: Workspace, earlier: Predecessor | None) -> Provenance:
     made = workspace.read("superresolve")
     return Provenance(
         recipe=workspace.recipe.value,
         checkpoint=made["checkpoint"],
         digest=made["digest"],
-        sentence=sentence,
+        sentence=_sentence(workspace, earlier),
         parameters=(
             workspace.read("brain")["method"],
             made["profile"],
@@ -135,7 +154,7 @@ def _provenance(workspace: Workspace, sentence: str) -> Provenance:
     )
 
 
-def _facts(workspace: Workspace) -> Facts:
+def _facts(workspace: Workspace, earlier: Predecessor | None) -> Facts:
     source, made = workspace.read("source"), workspace.read("superresolve")
     return Facts(
         acquired_spacing_mm=made["spacing_in_mm"],
@@ -154,7 +173,7 @@ def _facts(workspace: Workspace) -> Facts:
         device=made["device"],
         seconds=workspace.seconds,
         remarks=(*([source["remark"]] if source["remark"] else []), *workspace.remarks),
-        predecessor=workspace.predecessor,
+        predecessor=earlier,
     )
 
 
@@ -162,13 +181,14 @@ def _residuals(noted: Mapping[str, Any]) -> Residuals:
     return Residuals(**{name: float(noted[name]) for name in Residuals.__dataclass_fields__})
 
 
-def _sentence(workspace: Workspace) -> str:
+def _sentence(workspace: Workspace, earlier: Predecessor | None) -> str:
     """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
     source, made = workspace.read("source"), workspace.read("superresolve")
     inside = made["fidelity"]["inside"]
     mni = workspace.recipe is Recipe.MNI
     compared = "bias-corrected" if mni else "acquired"
     sentences = [
+        "Computed, not acquired; not for diagnosis on its own.",
         f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
         f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
         f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
@@ -185,9 +205,6 @@ def _sentence(workspace: Workspace) -> str:
     if source["remark"]:
         sentences.append(f"Note: {source['remark']}.")
     sentences += [f"{remark}." for remark in workspace.remarks]
-    if workspace.predecessor:
-        sentences.append(
-            f"Takes the place of the earlier result {workspace.predecessor.series_instance_uid}."
-        )
-    sentences.append("Computed, not acquired; not for diagnosis on its own.")
+    if earlier:
+        sentences.append(f"Takes the place of the earlier result {earlier.series_instance_uid}.")
     return " ".join(sentences)

@@ -179,7 +179,7 @@ _MADE_ANEW = (
     *_rules(_IMAGE, Action.ANEW, "ContentDate ContentTime", "when the job was made"),
     Rule(_IMAGE, "ImageType", Action.ANEW, r"DERIVED\SECONDARY\OTHER and what it is"),
     Rule(_IMAGE, "InstanceNumber", Action.ANEW, "in the order of the source's"),
-    Rule(_IMAGE, "BurnedInAnnotation", Action.ANEW, "NO"),
+    Rule(_IMAGE, "BurnedInAnnotation", Action.ANEW, "NO, where no source says YES"),
     *_rules(
         _IMAGE,
         Action.ANEW,

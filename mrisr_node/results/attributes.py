@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from mrisr_node.results.attribute_rules import ACQUIRED, IDENTITY, PLACED
 
@@ -53,6 +55,13 @@ _ENHANCED_SERIES = (
     "BodyPartExamined",
     "AcquisitionNumber",
     "AcquisitionDuration",
+    "MagneticFieldStrength",
+    "PositionReferenceIndicator",
+    # Whether an agent was given must not be lost; the Enhanced module has it by code alone.
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
+    "ContrastBolusRoute",
+    "ContrastBolusVolume",
 )
 
 
@@ -118,11 +127,30 @@ def carry_enhanced(source: Dataset) -> Dataset:
     return result
 
 
+class _PersonName(PersonName):
+    """A name that is written in the bytes that it came in."""
+
+    def encode(self, encodings: object = None) -> bytes:
+        """Return the bytes as received: decoded and encoded again they may be others."""
+        return bytes(self.original_string)
+
+
+# What SpecificCharacterSet has a say in (PS3.5 6.1.2.2).
+_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+
+
 def _carry(result: Dataset, source: Dataset, keyword: str) -> None:
     tag = tag_for_keyword(keyword)
-    if tag is not None and tag in source:
-        # As it was read: decoding and encoding again may choose other bytes for the same name.
-        result[tag] = source.get_item(tag)
+    if tag is None or tag not in source:
+        return
+    element = source.get_item(tag)
+    vr = dictionary_VR(tag)
+    if isinstance(element, RawDataElement) and vr in _TEXT:
+        raw = element.value or b""
+        value = _PersonName(raw) if vr == "PN" else raw
+        result[tag] = DataElement(tag, vr, value, already_converted=True)
+    else:
+        result[tag] = source[tag]
 
 
 def _functional_groups(source: Dataset) -> Iterator[Dataset]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import MRImageStorage
 
 from mrisr_node.choices import ResultKind
@@ -15,7 +14,7 @@ from mrisr_node.results.attributes import carry_over
 from mrisr_node.results.facts import write_private
 from mrisr_node.results.mr_content import Content, source_images
 from mrisr_node.results.origin import Origin, WrittenSeries, code_item, file_meta
-from mrisr_node.results.values import decimal, lossy_compression
+from mrisr_node.results.values import burned_in, decimal, lossy_compression
 
 __all__ = ["write_classic"]
 
@@ -71,11 +70,8 @@ def _template(origin: Origin, content: Content) -> Dataset:
     what = "RESAMPLED" if content.kind is ResultKind.IMAGE else content.kind.name
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", what]
     ds.DerivationDescription = content.sentence[:1024]
-    ds.DerivationCodeSequence = [
-        code_item(codes.DCM.SpatialResampling),
-        code_item(codes.DCM.ArtificialIntelligence),
-    ]
-    ds.BurnedInAnnotation = "NO"
+    ds.DerivationCodeSequence = [code_item(code) for code in content.derivation]
+    ds.BurnedInAnnotation = burned_in(origin.sources)
     made = origin.provenance
     write_private(ds, origin.facts, made.recipe, made.checkpoint, made.digest)
     ds.update(lossy_compression(origin.sources))

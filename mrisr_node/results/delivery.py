@@ -16,7 +16,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
 from mrisr_node.choices import Delivery
@@ -166,6 +166,12 @@ class Pacs:
         ends = 0.0
         tls = client_context(settings) if settings.pacs_tls else None
         with association(where, offered, settings.network_timeout, tls=tls) as peer:
+            taken = {str(context.abstract_syntax) for context in peer.accepted_contexts}
+            if refused := [UID(one).name for one in classes if one not in taken]:
+                raise DeliveryError(
+                    f"{where} does not take {', '.join(refused)}; result_series chooses what a"
+                    " result consists of"
+                )
             for number, path in enumerate(paths):
                 if number % _BATCH == 0:
                     ends = time.monotonic() + settings.delivery_timeout

@@ -13,7 +13,7 @@ from pydicom.uid import EnhancedMRImageStorage
 from mrisr_node import __version__
 from mrisr_node.choices import ResultKind
 from mrisr_node.identity import derive_uid
-from mrisr_node.results.attributes import carry_enhanced
+from mrisr_node.results.attributes import carry_enhanced, carry_over
 from mrisr_node.results.facts import write_private
 from mrisr_node.results.mr_content import Content, source_images
 from mrisr_node.results.origin import (
@@ -23,7 +23,7 @@ from mrisr_node.results.origin import (
     file_meta,
     only_instance_of,
 )
-from mrisr_node.results.values import decimal, lossy_compression
+from mrisr_node.results.values import burned_in, decimal, lossy_compression
 
 __all__ = ["write_enhanced"]
 
@@ -84,14 +84,15 @@ def _instance(origin: Origin, content: Content) -> Dataset:
         ds.FrameOfReferenceUID = origin.first.FrameOfReferenceUID
     else:
         ds.FrameOfReferenceUID = derive_uid("frame", str(ds.SeriesInstanceUID))
-    ds.PositionReferenceIndicator = ""
+    if "PositionReferenceIndicator" not in ds or not content.in_source_space:
+        ds.PositionReferenceIndicator = ""
     for keyword, value in _frame_type(origin, content, "ImageType").items():
         setattr(ds, keyword, value)
     ds.PresentationLUTShape = "IDENTITY"
     ds.ContentQualification = "RESEARCH"
     # A standard for scanners; validators ask for it in computed images too.
     ds.ApplicableSafetyStandardAgency = "NONE"
-    ds.BurnedInAnnotation = "NO"
+    ds.BurnedInAnnotation = burned_in(origin.sources)
     ds.update(lossy_compression(origin.sources))
     ds.AcquisitionContextSequence = []
     ds.SourceImageEvidenceSequence = [_evidence(origin)]
@@ -157,7 +158,7 @@ def _frame_type(origin: Origin, content: Content, keyword: str) -> dict[str, obj
         "PixelPresentation": "MONOCHROME",
         "VolumetricProperties": "VOLUME",
         "VolumeBasedCalculationTechnique": "NONE",
-        "ComplexImageComponent": "MAGNITUDE",
+        "ComplexImageComponent": "MIXED" if content.kind is ResultKind.CHANGE else "MAGNITUDE",
         "AcquisitionContrast": _CONTRASTS.get(origin.facts.contrast or "", "UNKNOWN"),
     }
 
@@ -190,6 +191,20 @@ def _shared(origin: Origin, content: Content) -> Dataset:
     if content.window.function != "LINEAR":
         window.VOILUTFunction = content.window.function
     groups.FrameVOILUTSequence = [window]
+    acquired = carry_over(origin.first)
+    if acquired.EchoTime is not None:
+        echo = Dataset()
+        echo.EffectiveEchoTime = float(acquired.EchoTime)
+        groups.MREchoSequence = [echo]
+    if acquired.RepetitionTime is not None:
+        timing = Dataset()
+        timing.RepetitionTime = acquired.RepetitionTime
+        timing.FlipAngle = acquired.get("FlipAngle")
+        timing.EchoTrainLength = acquired.EchoTrainLength
+        for keyword in ("FlipAngle", "EchoTrainLength"):
+            if timing[keyword].value is None:
+                del timing[keyword]
+        groups.MRTimingAndRelatedParametersSequence = [timing]
     for keyword, value in _frame_type(origin, content, "FrameType").items():
         setattr(kind, keyword, value)
     groups.MRImageFrameTypeSequence = [kind]
@@ -209,10 +224,7 @@ def _frame(origin: Origin, content: Content, index: int, number: int) -> Dataset
         image_position=tuple(decimal(v) for v in position),
     )
     derivation.DerivationDescription = content.sentence[:1024]
-    derivation.DerivationCodeSequence = [
-        code_item(codes.DCM.SpatialResampling),
-        code_item(codes.DCM.ArtificialIntelligence),
-    ]
+    derivation.DerivationCodeSequence = [code_item(code) for code in content.derivation]
     derivation.SourceImageSequence = source_images(origin.sources, content.references(position))
     groups.DerivationImageSequence = [derivation]
     return groups

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from mrisr_node.choices import ResultKind
 from mrisr_node.results.origin import Origin, code_item
@@ -59,6 +60,7 @@ class Content:
     sentence: str
     references: Callable[[Position], Sequence[Slice]]
     downwards: bool
+    derivation: tuple[Code, ...] = (codes.DCM.SpatialResampling, codes.DCM.ArtificialIntelligence)
     in_source_space: bool = True
 
     @property
@@ -152,6 +154,7 @@ def fidelity_map(origin: Origin, residual: Volume) -> Content:
         ),
         references=lambda place: _within(acquisition, place, acquisition.distance / 2),
         downwards=_numbered_downwards(origin.sources, acquisition),
+        derivation=(codes.DCM.PixelByPixelSubtraction,),
     )
 
 
@@ -179,6 +182,7 @@ def change_map(origin: Origin, change: Volume) -> Content:
         ),
         references=lambda place: _within(acquisition, place, reach),
         downwards=_numbered_downwards(origin.sources, acquisition),
+        derivation=(codes.DCM.PixelByPixelSubtraction,),
     )
 
 

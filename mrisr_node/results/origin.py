@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mrisr_node import __version__
-from mrisr_node.choices import ResultKind
+from mrisr_node.choices import MRObject, ResultKind
 from mrisr_node.errors import ResultError
 from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, MANUFACTURER_MODEL_NAME, derive_uid
 from mrisr_node.results.facts import Facts
@@ -29,6 +30,7 @@ __all__ = [
     "Origin",
     "Provenance",
     "WrittenSeries",
+    "at_the_scanner",
     "code_item",
     "file_meta",
     "only_instance_of",
@@ -111,12 +113,15 @@ class Origin:
         What made it of them.
     facts
         What is known of it.
+    mr_object
+        What its images are written as.
     """
 
     sources: tuple[Dataset, ...]
     acquisition: Acquisition
     provenance: Provenance
     facts: Facts
+    mr_object: MRObject = MRObject.CLASSIC
 
     @cached_property
     def first(self) -> Dataset:
@@ -130,6 +135,12 @@ class Origin:
         of = hashlib.sha256("|".join(sorted(str(d.SOPInstanceUID) for d in self.sources)).encode())
         made = self.provenance
         identity = (made.recipe, of.hexdigest(), made.digest, *made.parameters, __version__)
+        if self.mr_object is not MRObject.CLASSIC:
+            # One series holds objects of one kind.
+            identity += (self.mr_object.value,)
+        if kind is ResultKind.REPORT:
+            # Made again it tells other times: another document.
+            identity += (made.made_at.isoformat(), repr(sorted(self.facts.seconds.items())))
         return derive_uid("series" if kind is ResultKind.IMAGE else kind.value, *identity)
 
     def series_number(self, kind: ResultKind) -> int:
@@ -175,13 +186,25 @@ class Origin:
 
     def stamp(self, ds: Dataset) -> None:
         """Write into an object when it was made, and by what."""
-        made = self.provenance.made_at
+        made = at_the_scanner(self.provenance.made_at, self.first)
         ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = made.strftime("%Y%m%d")
         ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = made.strftime("%H%M%S")
         ds.Manufacturer = MANUFACTURER
         ds.ManufacturerModelName = MANUFACTURER_MODEL_NAME
         ds.SoftwareVersions = __version__
         ds.ContributingEquipmentSequence = self.equipment()
+
+
+def at_the_scanner(moment: datetime, source: Dataset) -> datetime:
+    """Return a moment in the time zone that the dates and times of a source are in (C.12.1).
+
+    A result carries the source's TimezoneOffsetFromUTC, which then holds for its own times too.
+    """
+    offset = str(source.get("TimezoneOffsetFromUTC") or "")
+    if re.fullmatch(r"[+-]\d{4}", offset):
+        ahead = timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[3:]))
+        return moment.astimezone(timezone(ahead))
+    return moment.astimezone()
 
 
 def only_instance_of(series_instance_uid: str) -> UID:

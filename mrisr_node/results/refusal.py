@@ -22,7 +22,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage
 from mrisr_node import __version__
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
 from mrisr_node.results.attributes import carry_identity, without_identity
-from mrisr_node.results.origin import MANUFACTURER, file_meta, only_instance_of
+from mrisr_node.results.origin import MANUFACTURER, at_the_scanner, file_meta, only_instance_of
 from mrisr_node.results.report import CODES, SCHEME
 
 __all__ = ["write_refusal"]
@@ -30,7 +30,7 @@ __all__ = ["write_refusal"]
 _SERIES_NUMBER = 9000  # beyond those of results
 
 
-def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datetime) -> None:
+def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datetime) -> str:
     """Write one Comprehensive SR instance that says why nothing was made of a series.
 
     Parameters
@@ -43,8 +43,14 @@ def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datet
         In words, without anything of the patient.
     at
         When it was found out; a repeat gives the same instance.
+
+    Returns
+    -------
+    str
+        Its Series Instance UID.
     """
-    first = min(sources, key=lambda d: (int(d.get("InstanceNumber") or 0), str(d.SOPInstanceUID)))
+    first = sources[0]
+    at = at_the_scanner(at, first)
     series_uid = derive_uid("refusal", str(first.SeriesInstanceUID), reason, at.isoformat())
     content = ContainerContentItem(
         name=CodedConcept("REFUSAL", SCHEME, CODES["REFUSAL"]),
@@ -90,3 +96,4 @@ def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datet
     ds.file_meta = file_meta(ComprehensiveSRStorage)
     ds.file_meta.MediaStorageSOPInstanceUID = UID(ds.SOPInstanceUID)
     ds.save_as(path, enforce_file_format=True)
+    return str(series_uid)

@@ -13,6 +13,7 @@ from highdicom.seg import (
     SegmentationTypeValues,
     SegmentDescription,
 )
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, SegmentationStorage
@@ -21,6 +22,7 @@ from mrisr_node import __version__
 from mrisr_node.choices import ResultKind
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME, derive_uid
 from mrisr_node.results.attributes import carry_identity, without_identity
+from mrisr_node.results.mr_content import Content
 from mrisr_node.results.origin import (
     MANUFACTURER,
     Origin,
@@ -28,7 +30,6 @@ from mrisr_node.results.origin import (
     file_meta,
     only_instance_of,
 )
-from mrisr_node.volumes.geometry import Volume, ras_to_lps
 
 __all__ = ["write_brain_mask"]
 
@@ -40,7 +41,8 @@ def write_brain_mask(
     folder: Path,
     origin: Origin,
     image: WrittenSeries,
-    mask: Volume,
+    content: Content,
+    mask: NDArray[np.bool_],
 ) -> WrittenSeries:
     """Write one Segmentation instance, on the grid of the written thin slices.
 
@@ -48,10 +50,10 @@ def write_brain_mask(
     ----------
     folder
         Empty; gets ``0001.dcm``.
-    image
-        The thin slices.
+    image, content
+        The thin slices, and what they were written from.
     mask
-        1 in the brain and 0 elsewhere, on the volume that they were written from.
+        Brain, axes (column, row, slice) of the volume of ``content``.
     """
     thin = [without_identity(dcmread(path, stop_before_pixels=True)) for path in image.paths]
     series_uid = origin.series_uid(ResultKind.MASK)
@@ -72,8 +74,9 @@ def write_brain_mask(
     )
     ds = Segmentation(
         source_images=thin,
-        pixel_array=_volume(mask, str(thin[0].FrameOfReferenceUID)),
-        segmentation_type=_type(mask),
+        # One frame for each of them, in their order.
+        pixel_array=np.stack([mask[:, :, index].T for index in content.order()]),
+        segmentation_type=_type(mask.shape),
         fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
         segment_descriptions=[segment],
         series_instance_uid=series_uid,
@@ -86,7 +89,7 @@ def write_brain_mask(
         device_serial_number=origin.provenance.digest[:16],
         content_label="BRAIN",
         content_description="Brain that fidelity was measured in",
-        series_description=origin.describe(ResultKind.MASK, mask.spacing[2]),
+        series_description=origin.describe(ResultKind.MASK, content.volume.spacing[2]),
     )
     carry_identity(ds, origin.first)
     origin.stamp(ds)
@@ -102,25 +105,12 @@ def write_brain_mask(
     )
 
 
-def _type(mask: Volume) -> SegmentationTypeValues:
+def _type(shape: tuple[int, ...]) -> SegmentationTypeValues:
     """Return how the mask is stored: a bit a pixel, where frames are a whole number of bytes long.
 
     Frames of one bit a pixel follow each other without a gap (PS3.5 8.1.1), and PACS and viewers
     that take them apart at whole bytes shift all but the first. A byte a pixel has no such gap.
     """
-    columns, rows, _ = mask.data.shape
+    columns, rows, _ = shape
     whole = columns * rows % 8 == 0
     return SegmentationTypeValues.BINARY if whole else SegmentationTypeValues.FRACTIONAL
-
-
-def _volume(mask: Volume, frame_of_reference_uid: str) -> highdicom.Volume:
-    """Return the mask with axes (slice, row, column)."""
-    frames = np.ascontiguousarray(mask.data.transpose(2, 1, 0) > 0.5)
-    lps = ras_to_lps(mask.affine)
-    affine = np.column_stack([lps[:, 2], lps[:, 1], lps[:, 0], lps[:, 3]])
-    return highdicom.Volume(
-        frames,
-        affine,
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=frame_of_reference_uid,
-    )

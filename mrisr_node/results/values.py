@@ -23,6 +23,7 @@ __all__ = [
     "NORMALISED",
     "Encoding",
     "Window",
+    "burned_in",
     "decimal",
     "encoding_by_range",
     "encoding_of",
@@ -176,6 +177,11 @@ def lossy_compression(sources: Sequence[Dataset]) -> Dataset:
     if method and not any(keyword in said for keyword in _LOSSY_KEYWORDS):
         said.LossyImageCompressionMethod = method
     return said
+
+
+def burned_in(sources: Sequence[Dataset]) -> str:
+    """Return BurnedInAnnotation: what is burned into one source is burned into the result."""
+    return "YES" if any(d.get("BurnedInAnnotation") == "YES" for d in sources) else "NO"
 
 
 def _method(dataset: Dataset) -> str | None:

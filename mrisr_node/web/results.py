@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
@@ -135,7 +134,6 @@ def _view(settings: Settings, found: Findings) -> ResultView:
     source, made = found.known["source"], found.known["superresolve"]
     result = found.known["result"]
     there = found.previews.is_dir()
-    series = {kind: one["series_instance_uid"] for kind, one in result.get("series", {}).items()}
     return ResultView(
         id=found.series_id,
         description=found.description,
@@ -152,7 +150,7 @@ def _view(settings: Settings, found: Findings) -> ResultView:
         residuals=ResidualView(**made["fidelity"]["inside"]),
         interpolated=ResidualView(**made["fidelity"]["cubic_inside"]),
         seconds=dict(found.seconds),
-        series=series or {"image": found.result_series_uid},
+        series=dict(found.series),
         previews=[
             f"/api/results/{found.series_id}/previews/{plane}/{side}"
             for plane in PLANES
@@ -167,27 +165,30 @@ def _view(settings: Settings, found: Findings) -> ResultView:
 
 
 def _zipped(settings: Settings, found: Findings) -> BinaryIO:
-    """Return a ZIP file of what the PACS has of a result, open at its beginning."""
+    """Return a ZIP file of a result as the PACS has it, open at its beginning.
+
+    Raises
+    ------
+    DeliveryError
+        The PACS cannot be asked, or has lost a part of it.
+    """
     pacs = Pacs(settings)
-    file = TemporaryFile(dir=_place(settings))  # noqa: SIM115 - whoever sends it closes it
+    # In the system's folder for such files: the data folder is for what must not be lost.
+    file = TemporaryFile()  # noqa: SIM115 - whoever sends it closes it
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for kind, uid in _series(found).items():
-            for number, dataset in enumerate(pacs.retrieve(found.study_instance_uid, uid), start=1):
-                with archive.open(f"{kind}/{number:04d}.dcm", "w") as entry:
+        for kind, uid in found.series.items():
+            count = 0
+            for dataset in pacs.retrieve(found.study_instance_uid, uid):
+                count += 1
+                with archive.open(f"{kind}/{count:04d}.dcm", "w") as entry:
                     dataset.save_as(entry, enforce_file_format=True)
+            if count < found.instances[uid]:
+                raise DeliveryError(
+                    f"the PACS has {count} of {found.instances[uid]} instances of the series"
+                    f" {kind}; look there"
+                )
     file.seek(0)
     return file
-
-
-def _place(settings: Settings) -> Path:
-    settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return settings.work_dir
-
-
-def _series(found: Findings) -> dict[str, str]:
-    written = found.known["result"].get("series", {})
-    series = {kind: one["series_instance_uid"] for kind, one in written.items()}
-    return series or {"image": found.result_series_uid}
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

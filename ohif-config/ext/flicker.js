@@ -1,15 +1,16 @@
 // The same place in original and result, one after the other: both lie in one viewport, and a key
 // shows and hides the result that lies on top.
 
-/** Show or hide the upper volume of the active viewport; others are left alone. */
+import { FLICKER } from './protocols.js';
+
+/** Show or hide the result in the viewport that holds both; no other viewport knows the key. */
 export function flicker(servicesManager) {
-  const { viewportGridService, cornerstoneViewportService } = servicesManager.services;
-  const viewport = cornerstoneViewportService.getCornerstoneViewport(
-    viewportGridService.getActiveViewportId()
+  const viewport = servicesManager.services.cornerstoneViewportService.getCornerstoneViewport(
+    FLICKER
   );
-  const volumes = viewport?.getActors?.() ?? [];
-  if (volumes.length < 2) return;
-  const { actor } = volumes[volumes.length - 1];
+  // Original first, result second: as the protocol names them.
+  const actor = viewport?.getActors()[1]?.actor;
+  if (!actor) return;
   actor.setVisibility(!actor.getVisibility());
   viewport.render();
 }

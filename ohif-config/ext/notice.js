@@ -1,8 +1,14 @@
 // What stands in the corner of a result's viewport, so that nobody takes it for an acquisition.
 
+// An Enhanced MR object says it of each frame.
+const description = instance =>
+  instance?.DerivationDescription ??
+  [].concat(instance?.PerFrameFunctionalGroupsSequence ?? [])[0]?.DerivationImageSequence?.[0]
+    ?.DerivationDescription;
+
 /** What DerivationDescription tells of a result of ours (`jobs/writing.py`); null of others. */
 export function provenance(instance) {
-  const words = [].concat(instance?.DerivationDescription ?? []).join(' ');
+  const words = [].concat(description(instance) ?? []).join(' ');
   if (!/mrisr_node/.test(words)) return null;
   return {
     checkpoint: /checkpoint (\S+)/.exec(words)?.[1],

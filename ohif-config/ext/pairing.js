@@ -95,11 +95,11 @@ export function originalOf(result, originals) {
   );
 }
 
-/** What accompanies a result, by what its SeriesDescription begins with. */
+/** What accompanies a result: how its description begins, its SeriesNumber after the result's. */
 const COMPANIONS = {
-  fidelity: { modality: 'MR', title: 'Fidelity of ' },
-  change: { modality: 'MR', title: 'Change by ' },
-  mask: { modality: 'SEG', title: 'Brain of ' },
+  fidelity: { modality: 'MR', title: 'Fidelity of ', after: 1000 },
+  change: { modality: 'MR', title: 'Change by ', after: 2000 },
+  mask: { modality: 'SEG', title: 'Brain of ', after: 3000 },
 };
 
 /**
@@ -110,19 +110,23 @@ const COMPANIONS = {
  */
 export function companionsOf(result, displaySets) {
   const found = {};
-  for (const [role, { modality, title }] of Object.entries(COMPANIONS)) {
+  for (const [role, { modality, title, after }] of Object.entries(COMPANIONS)) {
     // Descriptions are cut at 64 characters.
     const wanted = (title + description(result)).slice(0, 64).trim();
     const companion = displaySets.find(
       displaySet =>
         displaySet.Modality === modality &&
         description(displaySet).trim() === wanted &&
+        number(displaySet) === number(result) + after &&
         made(displaySet) === made(result)
     );
     if (companion) found[role] = companion;
   }
   return found;
 }
+
+const number = displaySet =>
+  Number(displaySet.SeriesNumber ?? first(displaySet).SeriesNumber);
 
 function made(displaySet) {
   // A segmentation is no list of instances.

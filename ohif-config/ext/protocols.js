@@ -5,6 +5,8 @@ import { colours } from './colours.js';
 
 export const ROLE = 'mrisrRole';
 export const HAS_PAIR = 'mrisrHasPair';
+/** The viewport in which original and result lie over each other. */
+export const FLICKER = 'mrisr-flicker';
 
 const sync = (type, id, options) => ({ type, id, source: true, target: true, options });
 
@@ -65,7 +67,7 @@ const masked = (viewport, name) => ({
 // Both in one viewport, the result on top: `flicker.js` shows and hides it.
 const stacked = {
   viewportOptions: {
-    viewportId: 'mrisr-flicker',
+    viewportId: FLICKER,
     viewportType: 'volume',
     orientation: 'acquisition',
     toolGroupId: 'mpr',

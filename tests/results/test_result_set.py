@@ -2,76 +2,29 @@
 
 import dataclasses
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_checks import dciodvfy
 from dicom_standard import dicom_validator, mr_image_attributes
 from highdicom.sr import srread
-from origins import FACTS, MADE_BY, origin_of
+from origins import FACTS, MADE_BY
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
+from result_sets import write_all
 
 from mrisr_node.choices import ResultKind
 from mrisr_node.identity import is_own_result
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.results.attribute_rules import RULES, Action
-from mrisr_node.results.classic_mr import write_classic
 from mrisr_node.results.enhanced_mr import write_enhanced
 from mrisr_node.results.facts import PRIVATE_CREATOR, PRIVATE_ELEMENTS, Predecessor
-from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
 from mrisr_node.results.origin import only_instance_of
-from mrisr_node.results.report import CODES, SCHEME, write_report
-from mrisr_node.results.segmentation import write_brain_mask
+from mrisr_node.results.report import CODES, SCHEME
 from mrisr_node.volumes.acquisition import read_acquisition
-from mrisr_node.volumes.conversion import convert
-from mrisr_node.volumes.geometry import Volume, ras_to_lps, resampled
+from mrisr_node.volumes.geometry import ras_to_lps
 
 PREDECESSOR = Predecessor("2.25.7", "2.25.8", str(only_instance_of("2.25.8")))
-
-
-@dataclasses.dataclass
-class Result:
-    """What was written, and from what."""
-
-    sources: list[Path]
-    thin: Volume
-    residual: Volume
-    change: Volume
-    mask: Volume
-    written: dict
-
-    def first(self, kind):
-        return dcmread(self.written[kind].paths[0])
-
-
-def write_all(folder: Path, paths, facts=FACTS, write_mr=write_classic) -> Result:
-    conversion = convert(paths)
-    thick = conversion.volume
-    affine = thick.affine.copy()
-    affine[:3, 2] /= 5
-    affine[:3, 3] -= 2 * affine[:3, 2]
-    thin = Volume(np.repeat(thick.data, 5, axis=2), affine)
-    noise = np.random.default_rng(1)
-    residual = Volume(noise.normal(0, 3, thick.data.shape).astype(np.float32), thick.affine)
-    change = Volume(noise.normal(0, 9, thin.data.shape).astype(np.float32), affine)
-    brain = Volume((thick.data > 0.5 * thick.data.max()).astype(np.float32), thick.affine)
-    mask = resampled(brain, affine, thin.data.shape)
-    origin = origin_of(map(dcmread, paths), conversion.acquisition, facts=facts)
-    for kind in ResultKind:
-        (folder / kind).mkdir(parents=True)
-    image = write_mr(folder / ResultKind.IMAGE, origin, thin_slices(origin, thin))
-    written = {
-        ResultKind.IMAGE: image,
-        ResultKind.FIDELITY: write_mr(
-            folder / ResultKind.FIDELITY, origin, fidelity_map(origin, residual)
-        ),
-        ResultKind.CHANGE: write_mr(folder / ResultKind.CHANGE, origin, change_map(origin, change)),
-        ResultKind.MASK: write_brain_mask(folder / ResultKind.MASK, origin, image, mask),
-        ResultKind.REPORT: write_report(folder / ResultKind.REPORT, origin, image),
-    }
-    return Result(list(paths), thin, residual, change, mask, written)
 
 
 # 50 columns of 50 rows: no whole number of bytes for a frame of one bit a pixel.

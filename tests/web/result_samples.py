@@ -57,7 +57,8 @@ def write_result_set(folder: Path, description: str = "T1 axial") -> ResultSet:
         folders[kind].mkdir()
     residual = Volume(_corner(thick), thick.affine)
     change = Volume(_corner(thin), affine)
-    image = write_classic(folders[ResultKind.IMAGE], origin, thin_slices(origin, thin))
+    content = thin_slices(origin, thin)
+    image = write_classic(folders[ResultKind.IMAGE], origin, content)
     series = {
         ResultKind.IMAGE: image,
         ResultKind.FIDELITY: write_classic(
@@ -68,7 +69,9 @@ def write_result_set(folder: Path, description: str = "T1 axial") -> ResultSet:
         ResultKind.CHANGE: write_classic(
             folders[ResultKind.CHANGE], origin, change_map(origin, change)
         ),
-        ResultKind.MASK: write_brain_mask(folders[ResultKind.MASK], origin, image, mask),
+        ResultKind.MASK: write_brain_mask(
+            folders[ResultKind.MASK], origin, image, content, mask.data > 0.5
+        ),
         ResultKind.REPORT: write_report(folders[ResultKind.REPORT], origin, image),
     }
     files = [*sources, *(path for one in series.values() for path in one.paths)]
