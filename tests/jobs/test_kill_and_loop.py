@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrisr_node.choices import Recipe
+from mrisr_node.jobs.history import result_series_of
 from mrisr_node.jobs.stages import Queue, stages_of
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Job, Series, StageRun, State, Transition, open_records
@@ -108,6 +109,8 @@ def test_killed_in_every_stage_and_sent_back_by_the_pacs(
     assert returned.series_instance_uid == job.result_series_uid
     assert "result of this node" in returned.reason
     pacs = Pacs(settings)
-    assert pacs.count(sample_series.study_uid, job.result_series_uid) == job.result_instances
+    written = result_series_of(job)
+    for result, instances in written.items():
+        assert pacs.count(sample_series.study_uid, result) == instances
     with pacs._client() as client:
-        assert len(client.search_for_series(sample_series.study_uid)) == 2
+        assert len(client.search_for_series(sample_series.study_uid)) == 1 + len(written)

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from pydicom import dcmread
 
+from mrisr_node.choices import ResultKind
 from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.intake.spool import Spool
+from mrisr_node.jobs.history import result_series_of
 from mrisr_node.jobs.overview import overview
 from mrisr_node.jobs.resolve import find_series
 from mrisr_node.records import Job, Series, StageRun, State, open_records
@@ -61,7 +63,9 @@ def test_thick_slices_of_every_kind_come_back_thin(records, store, shared_data):
         assert (row.state, row.reason) == (State.DONE, "the result is in the PACS")
         source = dcmread(sent[uid][0])
         job = Job.select().join(Series).where(Series.series_instance_uid == uid).get()
-        assert pacs.count(row.study_instance_uid, row.result_series_uid) == job.result_instances
+        assert len(result_series_of(job)) == len(ResultKind)
+        for result, instances in result_series_of(job).items():
+            assert pacs.count(row.study_instance_uid, result) == instances
         with pacs._client() as client:
             found = client.retrieve_series_metadata(row.study_instance_uid, row.result_series_uid)
         assert found[0]["00200052"]["Value"] == [source.FrameOfReferenceUID]

@@ -218,6 +218,8 @@ NAMES = [
     (["ISO_IR 144"], "Люкceмбypг".encode("iso8859_5")),
     (["GB18030"], "Wang^XiaoDong=王^小东".encode("gb18030")),
     (["ISO_IR 192"], "Grüße^Äöü".encode()),
+    # Latin-1 bytes that call themselves UTF-8.
+    (["ISO_IR 192"], "Müller^Jürgen".encode("latin-1")),
     # Latin-1 bytes under no character set: wrong, and still the patient's name.
     ([], "Müller^Jürgen".encode("latin-1")),
 ]
