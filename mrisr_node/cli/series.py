@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from mrisr_node.cli.console import command, err, existing_node, out, plain, progress_bar
-from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import State
 from mrisr_node.settings import Recipe, load_settings
@@ -88,14 +88,10 @@ def jobs(
     """List series with state, progress, time left and reason."""
     from mrisr_node.jobs.overview import overview
     from mrisr_node.jobs.recovery import retry as retry_series
-    from mrisr_node.records import StateError
 
     existing_node(load_settings())
     if retry is not None:
-        try:
-            retry_series(retry)
-        except StateError as error:
-            raise NodeError(f"only a series that failed can be tried again: {error}") from error
+        retry_series(retry)
     rows = overview(state=state, limit=limit)
     if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
