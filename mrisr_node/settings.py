@@ -40,6 +40,7 @@ __all__ = ["Settings", "load_settings"]
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
 _ROOT = Path(__file__).resolve().parent.parent
+_NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
 
 
 def _one_or_several(value: object) -> object:
@@ -275,10 +276,8 @@ class Settings(BaseSettings):
         """Return this process's environment with every setting in it: what its children need."""
         environment = dict(os.environ)
         for name, value in self.model_dump(mode="json").items():
-            text = (
-                "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-            )
-            environment[f"MRISR_{name.upper()}"] = text
+            text = value if isinstance(value, str) else json.dumps(value)
+            environment[f"MRISR_{name.upper()}"] = "none" if value is None else text
         return environment
 
     @property
@@ -371,10 +370,8 @@ def _settings_file() -> Path | None:
         if not Path(named).is_file():
             raise SettingsError(f"MRISR_CONFIG names {named}, which is no file")
         return Path(named)
-    for path in (Path("mrisr.toml"), Path("/etc/mrisr_node/mrisr.toml")):
-        if path.is_file():
-            return path
-    return None
+    usual = (Path("mrisr.toml"), Path("/etc/mrisr_node/mrisr.toml"))
+    return next((path for path in usual if path.is_file()), None)
 
 
 def load_settings(**values: object) -> Settings:
@@ -385,6 +382,9 @@ def load_settings(**values: object) -> Settings:
     SettingsError
         A value is missing, of the wrong kind or unknown; the message names it.
     """
+    known = {f"MRISR_{name.upper()}" for name in (*Settings.model_fields, *_NOT_OURS)}
+    if odd := sorted(n for n in os.environ if n.startswith("MRISR_") and n not in known):
+        raise SettingsError(f"there is no setting {', '.join(odd)}")
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
         data_dir = settings.data_dir.resolve()

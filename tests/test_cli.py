@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,42 @@ def test_resolve_makes_the_research_volume_and_says_what_it_skipped(tmp_path):
     assert inside["inside"]["relative_p99"] < inside["cubic_inside"]["relative_p99"]
 
 
+def test_it_tells_its_version():
+    assert _run("--version").stdout.strip() == version("mrisr-node")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["jobs"], ["quarantine", "list"], ["send-again", "--all"], ["password", "admin"],
+     ["token", "x"], ["backup", "b.tar"]],
+)  # fmt: skip
+def test_a_folder_without_a_node_stays_one(tmp_path, command):
+    done = _run(*command, MRISR_DATA_DIR=tmp_path)
+    assert done.returncode == 2
+    assert "there is no node in" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_variable_is_an_error(tmp_path):
+    done = _run("jobs", MRISR_DATA_DIR=tmp_path, MRISR_ACCEPTED_ADRESSES="[]")
+    assert done.returncode == 2
+    assert "there is no setting MRISR_ACCEPTED_ADRESSES" in done.stderr
+
+
+def test_a_node_without_its_checkpoint_does_not_start(tmp_path):
+    done = _run("up", MRISR_DATA_DIR=tmp_path, MRISR_CHECKPOINT="nope", timeout=120)
+    assert done.returncode == 1
+    assert "nope: card.json cannot be read" in done.stderr
+
+
+def test_results_do_not_go_among_the_sources(tmp_path):
+    write_sample(tmp_path / "in", Acquisition(slices=8, matrix=32))
+    for target in (tmp_path / "in", tmp_path / "in" / "out"):
+        done = _run("resolve", tmp_path / "in", target)
+        assert done.returncode == 2
+        assert "OUT must not lie in IN" in done.stderr
+
+
 def test_resolve_of_nothing_fails_with_words(tmp_path):
     (tmp_path / "in").mkdir()
     done = _run("resolve", tmp_path / "in", tmp_path / "out")
@@ -93,7 +130,7 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     assert "a localizer" in table
     again = _run("jobs", "--retry", series.id, MRISR_DATA_DIR=settings.data_dir)
     assert again.returncode == 1
-    assert "cannot go from skipped" in again.stderr
+    assert "only a series that failed can be tried again" in again.stderr.replace("\n", " ")
     unknown = _run("jobs", "--retry", 99, MRISR_DATA_DIR=settings.data_dir)
     assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
 

@@ -5,26 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mrisr_node import __version__
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.logs import start_logging
+from mrisr_node.settings import Settings
 
-__all__ = ["app", "command", "err", "out", "plain", "progress_bar", "start_logging"]
+__all__ = [
+    "app",
+    "command",
+    "err",
+    "existing_node",
+    "out",
+    "plain",
+    "progress_bar",
+    "start_logging",
+]
 
 app = typer.Typer(
-    help="MRI super-resolution node: thick MR slices in from the PACS, thin ones back beside them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
 out = Console()
 err = Console(stderr=True)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="tell it, and end", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    """MRI super-resolution node: thick MR slices in from the PACS, thin ones back beside them."""
 
 
 def command(
@@ -49,6 +77,22 @@ def command(
 def plain(text: str) -> Text:
     """Return words from outside as they are: no markup, and nothing that moves the cursor."""
     return Text("".join(c if c.isprintable() else " " for c in text))
+
+
+def existing_node(settings: Settings) -> Settings:
+    """Open the records of the node that the settings name, and return them.
+
+    Raises
+    ------
+    SettingsError
+        There is none: the folder is a wrong one, and no node is made in it.
+    """
+    from mrisr_node.records import open_records
+
+    if not settings.database_path.is_file():
+        raise SettingsError(f"there is no node in {settings.data_dir}; set data_dir")
+    open_records(settings.database_path)
+    return settings
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mrisr_node.cli.console import app, command, err, out, plain, progress_bar
+from mrisr_node.cli.console import app, command, err, existing_node, out, plain, progress_bar
 from mrisr_node.settings import load_settings
 
 if TYPE_CHECKING:
@@ -32,11 +32,8 @@ _Json = Annotated[bool, typer.Option("--json", help="for programs")]
 
 def _quarantine() -> Quarantine:
     from mrisr_node.intake.quarantine import Quarantine
-    from mrisr_node.records import open_records
 
-    settings = load_settings()
-    open_records(settings.database_path)
-    return Quarantine(settings)
+    return Quarantine(existing_node(load_settings()))
 
 
 @partial(_command, name="list")
@@ -110,7 +107,9 @@ def delete(
         kept.entry(key)
     number = "1 object" if len(keys) == 1 else f"{len(keys)} objects"
     if not yes:
-        typer.confirm(f"Delete {number} for good? Nobody else may have them.", abort=True, err=True)
+        typer.confirm(
+            f"Delete {number} for good? There may be no other copy.", abort=True, err=True
+        )
     for key in keys:
         kept.delete(key)
     out.print(f"{number} deleted")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mrisr_node.cli.console import command, out, plain, start_logging
+from mrisr_node.cli.console import command, existing_node, out, plain, start_logging
 from mrisr_node.jobs.stages import Queue, worker_name
 from mrisr_node.settings import Settings, load_settings
 
@@ -31,8 +31,11 @@ def _service(process: str = "") -> Settings:
 def up() -> None:
     """Run the whole node on this machine: Orthanc, receiver, workers, front door."""
     from mrisr_node.node.supervisor import up as run
+    from mrisr_node.superres.card import CARD, Card
 
     settings = load_settings()
+    for folder in settings.checkpoint_folders:
+        Card.load(folder / CARD)  # without one every series would fail
     start_logging("up", settings.log_format)
     raise typer.Exit(run(settings))
 
@@ -99,7 +102,7 @@ def token(
     """Make a bearer token for a tool that uses the API or DICOMweb."""
     from mrisr_node.web.auth import create_token
 
-    _service()
+    existing_node(load_settings())
     sys.stdout.write(create_token(user, name, days) + "\n")
 
 
@@ -108,7 +111,7 @@ def password(user: Annotated[str, typer.Argument(help="whose password is forgott
     """Give a user a new password, and end what they are signed in to."""
     from mrisr_node.web.auth import set_password
 
-    _service()
+    existing_node(load_settings())
     sys.stdout.write(set_password(user) + "\n")
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from mrisr_node.choices import Recipe
-from mrisr_node.cli.console import command, err, out, plain, progress_bar
+from mrisr_node.cli.console import command, err, existing_node, out, plain, progress_bar
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import State
@@ -89,10 +89,8 @@ def jobs(
     """List series with state, progress, time left and reason."""
     from mrisr_node.jobs.overview import overview
     from mrisr_node.jobs.recovery import retry as retry_series
-    from mrisr_node.records import open_records
 
-    settings = load_settings()
-    open_records(settings.database_path)
+    existing_node(load_settings())
     if retry is not None:
         retry_series(retry)
     rows = overview(state=state, limit=limit)
@@ -120,19 +118,17 @@ def send_again(
 ) -> None:
     """Send results again that the PACS did not take, without computing them anew."""
     from mrisr_node.jobs import dead_letters
-    from mrisr_node.records import open_records
 
     if bool(series) == all_of_them:
         raise SettingsError("name series by their ids, or say --all")
-    settings = load_settings()
-    open_records(settings.database_path)
+    settings = existing_node(load_settings())
     if all_of_them:
         sent = dead_letters.send_all_again(settings)
     else:
         for one in series or []:
             dead_letters.send_again(settings, one)
         sent = len(series or [])
-    out.print(f"{sent} result{'' if sent == 1 else 's'} sent again")
+    out.print(f"{sent} result{'' if sent == 1 else 's'} will be sent again")
 
 
 def _reason(row: SeriesOverview) -> str:
@@ -158,6 +154,8 @@ def resolve(
     from mrisr_node.jobs.resolve import resolve_folder
 
     settings = load_settings(**({"recipe": recipe} if recipe else {}))
+    if in_dir.resolve() in (out_dir.resolve(), *out_dir.resolve().parents):
+        raise SettingsError("OUT must not lie in IN: results would be taken for sources")
     numbers: dict[str, int] = {}
     with progress_bar() as bar:
         task = bar.add_task("reading", total=1.0)

@@ -6,16 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import build_context
+from pynetdicom import _config, build_context
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 
 __all__ = ["Destination", "send_files"]
 
+# Files go as they are: encoded anew, the same image would be other bytes to whoever has it already.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
 _TIMEOUT = 60
 # PS3.8 9.3.2: presentation context ids are the odd numbers below 256.
 _MAXIMUM_CONTEXTS = 128
+# As this node answers (docs/conformance-statement.md).
+_MEANINGS = {
+    0x0111: "it is there already, with other content",
+    0x0122: "its SOP class is not accepted",
+    0x0124: "our AE title may not store there",
+    0xA700: "there is no room",
+    0xA900: "it does not say the same of itself as its dataset",
+    0xC000: "it cannot be read",
+}
 
 
 def send_files(
@@ -50,6 +62,7 @@ def send_files(
                 continue
             if status is None or (status != 0x0000 and status >> 12 != 0xB):
                 code = "no answer" if status is None else f"status 0x{status:04X}"
-                refused.append(f"{path.name}: {code}")
+                words = f" ({_MEANINGS[status]})" if status in _MEANINGS else ""
+                refused.append(f"{path.name}: {code}{words}")
             progress(number)
     return refused

@@ -74,6 +74,11 @@ def retry(series_id: int, reason: str = "tried again") -> None:
         series = Series.get_or_none(Series.id == series_id)
         if series is None:
             raise StateError(f"there is no series {series_id}")
+        if State(series.state) is not State.FAILED:
+            raise StateError(
+                f"only a series that failed can be tried again, and series {series_id} is"
+                f" {series.state}"
+            )
         series.move(State.QUEUED, reason)
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         gone = series.copies_deleted_at is not None

@@ -104,6 +104,10 @@ def back_up(
     """
     if not settings.database_path.is_file():
         raise SettingsError(f"there is no node in {settings.data_dir}; set data_dir")
+    if target.suffix != ".tar" and not target.is_dir():
+        raise BackupError(
+            f"there is no folder {target}; make it, or name the file to write (NAME.tar)"
+        )
     if target.is_dir():
         target = target / time.strftime("mrisr-backup-%Y%m%d-%H%M%S.tar")
     if target.exists():

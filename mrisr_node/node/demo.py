@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -184,6 +186,8 @@ def _prepare(settings: Settings) -> Settings:
     changes["accepted_ae_titles"] = {settings.pacs_ae_title, *settings.accepted_ae_titles}
     changes["accepted_ae_titles"] = tuple(sorted(changes["accepted_ae_titles"]))
     settings = settings.model_copy(update=changes)
+    if data_dir.exists():
+        sys.stderr.write(f"the demo before this one is deleted: {data_dir}\n")
     shutil.rmtree(storage_of(settings), ignore_errors=True)
     shutil.rmtree(data_dir, ignore_errors=True)
     return settings
@@ -196,9 +200,7 @@ def _send(settings: Settings, dicom: Path | None, console: Console) -> list[_Sen
         console.print(f"Sample: {sample.head}, cut into {len(sample.paths)} slices of 5 mm")
         dicom = sample.folder
     sent = _read_series(dicom)
-    storescu = shutil.which("storescu")
-    if storescu is None:
-        raise SettingsError("storescu is missing: install Debian's package dcmtk")
+    storescu = _dcmtk_storescu()
     for series in sent:
         for syntax, paths in series.paths.items():
             for start in range(0, len(paths), _FILES_PER_CALL):
@@ -216,6 +218,17 @@ def _send(settings: Settings, dicom: Path | None, console: Console) -> list[_Sen
         f"storescu sent {instances} instances in {len(sent)} series to {settings.pacs_ae_title}"
     )
     return sent
+
+
+def _dcmtk_storescu() -> str:
+    """Return DCMTK's ``storescu``: in a Python environment, pynetdicom's has the same name."""
+    own = Path(sys.prefix, "bin").resolve()
+    folders = os.get_exec_path()
+    path = os.pathsep.join(f for f in folders if Path(f or ".").resolve() != own)
+    found = shutil.which("storescu", path=path)
+    if found is None:
+        raise SettingsError("storescu is missing: install Debian's package dcmtk")
+    return found
 
 
 def _follow(settings: Settings, sent: list[_Sent], token: str, console: Console) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-__all__ = ["ROTATE_EVERY", "open_log", "rotate"]
+__all__ = ["ROTATE_EVERY", "last_line", "open_log", "rotate"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +27,15 @@ def open_log(path: Path) -> IO[bytes]:
     if _is_large(path):
         path.replace(_old(path))
     return path.open("ab")
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that is not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "its log cannot be read"
+    return next((line for line in reversed(lines) if line.strip()), "its log says nothing")
 
 
 def rotate(paths: Iterable[Path]) -> None:

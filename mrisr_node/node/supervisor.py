@@ -24,7 +24,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # ma
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.locks import claim
 from mrisr_node.node import logfiles
-from mrisr_node.node.logfiles import open_log, rotate
+from mrisr_node.node.logfiles import last_line, open_log, rotate
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
 from mrisr_node.settings import Settings
@@ -44,6 +44,8 @@ _COMMANDS: dict[str, list[str]] = {
 _GRACE_SECONDS = 10.0
 _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 60.0
+# The status of a command that its settings kept from running (``cli.console``).
+_SETTINGS = 2
 _HEALTHY_SECONDS = 300.0
 """A process that lived so long is restarted without delay again."""
 _LOCK = "node.lock"
@@ -99,6 +101,7 @@ class Node:
         self._error: Exception | None = None
         self._started = threading.Event()
         self._stopping = threading.Event()
+        self._ready = False
         self._lock: IO[str] | None = None
         self._reaper: subprocess.Popen[str] | None = None
         # One thread starts, mends and stops all: Orthanc dies with the thread that started it.
@@ -158,6 +161,8 @@ class Node:
         checks = {"PACS": self._pacs_answers, "receiver": self._receiver_answers,
                   "web": self._web_answers}  # fmt: skip
         while checks:
+            if self._error:
+                raise self._error
             checks = {name: check for name, check in checks.items() if not check()}
             if checks and time.monotonic() > deadline:
                 raise NodeError(
@@ -166,6 +171,7 @@ class Node:
                 )
             if checks:
                 time.sleep(0.2)
+        self._ready = True
 
     def wait(self) -> None:
         """Wait until the node is stopped, or cannot go on: then its error is raised."""
@@ -233,6 +239,10 @@ class Node:
         if child.process is not None:
             code = child.process.returncode
             how = f"signal {-code}" if code < 0 else f"status {code}"
+            if code == _SETTINGS and not self._ready:
+                # It would say so again and again: nobody gets ready until it is mended.
+                log = self.settings.data_dir / "logs" / f"{child.name}.log"
+                raise SettingsError(f"{child.name}: {last_line(log)}")
             if now - child.started_at > _HEALTHY_SECONDS:
                 child.delay = _FIRST_DELAY
             child.not_before = now + child.delay

@@ -166,11 +166,11 @@ def test_all_dead_letters_are_sent_again_at_once(settings, pacs, deliverable, de
         deliver(settings, job)
     assert len(dead_letters()) == 3
     one = _command(settings, jobs[0].series_id)
-    assert (one.exit_code, one.output) == (0, "1 result sent again\n")
+    assert (one.exit_code, one.output) == (0, "1 result will be sent again\n")
     again = _command(settings, jobs[0].series_id)
     assert (again.exit_code, "has no result that" in again.output) == (1, True)
     assert _command(settings).exit_code == 2
-    assert _command(settings, "--all").output == "2 results sent again\n"
+    assert _command(settings, "--all").output == "2 results will be sent again\n"
     assert send_all_again(settings) == 0
     assert dead_letters() == []
     assert {series.state for series in Series.select()} == {State.QUEUED}

@@ -364,6 +364,8 @@ def test_where_no_backup_can_be_made(settings, elsewhere, tmp_path):
         back_up(settings, tmp_path / "a.tar")
     with pytest.raises(BackupError, match="No such file"):
         back_up(settings, tmp_path / "nowhere" / "a.tar")
+    with pytest.raises(BackupError, match="there is no folder"):
+        back_up(settings, tmp_path / "unmounted")
     records.database.pragma("user_version", len(migrations.STEPS) - 1)
     with pytest.raises(BackupError, match="back them up with the version that wrote them"):
         back_up(settings, tmp_path / "b.tar")

@@ -89,6 +89,19 @@ def test_logs_are_rotated_while_their_processes_run(
         old.unlink()
 
 
+def test_settings_that_a_process_cannot_run_with_end_the_start(
+    make_settings: Callable[..., Settings], needs_orthanc: None, free_port: Callable[[], int]
+) -> None:
+    node = Node(make_settings(tls_port=free_port()))
+    node.start()
+    try:
+        with pytest.raises(SettingsError, match=r"receiver: .*tls_certificate is needed"):
+            node.wait_ready()
+    finally:
+        node.stop()
+    assert not node.processes
+
+
 def test_one_data_directory_has_one_node(node: Node) -> None:
     with pytest.raises(SettingsError, match="another node"):
         Node(node.settings).start()
