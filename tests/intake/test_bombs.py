@@ -22,7 +22,6 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from mrisr_node.intake.receiver import Receiver
 from mrisr_node.records import CommitmentReport, CommitmentRequest, open_records
 from tests.survival.peer import Peer, p_data, store_command
 
@@ -43,14 +42,6 @@ def settings(make_settings, tmp_path):
     )  # fmt: skip
     open_records(made.database_path)
     return made
-
-
-@pytest.fixture
-def receiver(settings):
-    running = Receiver(settings)
-    running.start()
-    yield running
-    running.stop()
 
 
 @contextmanager

@@ -50,14 +50,6 @@ def settings(make_settings, free_port, tmp_path):
 
 
 @pytest.fixture
-def receiver(settings):
-    running = Receiver(settings)
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
 def stored(settings, receiver, sample):
     """The sample, sent by the scanner; what it may ask about."""
     where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "SCANNER")
