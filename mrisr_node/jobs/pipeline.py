@@ -40,7 +40,7 @@ from mrisr_node.superres.inference import pick_device, super_resolve
 from mrisr_node.volumes.bias import correct_bias
 from mrisr_node.volumes.brain import extract_brain, hd_bet_2_available
 from mrisr_node.volumes.contrast import contrast_of
-from mrisr_node.volumes.conversion import convert
+from mrisr_node.volumes.conversion import SLICE_AXIS, convert
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
 from mrisr_node.volumes.registration import (
@@ -51,8 +51,6 @@ from mrisr_node.volumes.registration import (
 
 __all__ = ["outcome", "run_stage"]
 
-# The slice axis of a converted volume: (column, row, slice).
-_SLICE_AXIS = 2
 _TRANSFORM = "to_mni.mat"
 
 
@@ -201,7 +199,7 @@ def _superresolve(workspace: Workspace) -> None:
     device = _device(workspace.settings)
     result = super_resolve(
         _head(workspace),
-        slice_axis=_SLICE_AXIS,
+        slice_axis=SLICE_AXIS,
         thickness_mm=float(source["thickness_mm"]),
         intensity_scale=scale.mean,
         checkpoint=checkpoint,
@@ -215,7 +213,6 @@ def _superresolve(workspace: Workspace) -> None:
         thin = Volume(np.maximum(moved.data, 0), moved.affine)
     else:
         workspace.save("residual", result.residual)
-        workspace.save("change", result.change)
     workspace.save("thin", thin)
     workspace.note(
         "superresolve",
@@ -230,6 +227,7 @@ def _superresolve(workspace: Workspace) -> None:
             "range": checkpoint.card.range,
             "spacing_in_mm": result.spacing_in_mm,
             "spacing_out_mm": result.spacing_out_mm,
+            "thin_spacing_mm": thin.spacing[2],
             "fidelity": asdict(result.fidelity),
             "device": device.type,
             "software": __version__,

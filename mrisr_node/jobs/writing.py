@@ -26,6 +26,8 @@ from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
 from mrisr_node.results.previews import write_previews
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
+from mrisr_node.superres.inference import change_over_cubic
+from mrisr_node.volumes.conversion import SLICE_AXIS
 from mrisr_node.volumes.geometry import Volume, resampled
 from mrisr_node.volumes.registration import TEMPLATE_NAME
 
@@ -116,7 +118,9 @@ def _write_series(workspace: Workspace, origin: Origin, draft: Path) -> list[Wri
             place, origin, fidelity_map(origin, workspace.load("residual"))
         ),
         ResultKind.CHANGE: lambda place: write_mr(
-            place, origin, change_map(origin, workspace.load("change"))
+            place,
+            origin,
+            change_map(origin, change_over_cubic(workspace.load("source"), thin, SLICE_AXIS)),
         ),
         ResultKind.MASK: lambda place: write_brain_mask(
             place, origin, image, content, _brain_on(thin, workspace)
@@ -159,7 +163,8 @@ def _facts(workspace: Workspace, earlier: Predecessor | None) -> Facts:
     return Facts(
         acquired_spacing_mm=made["spacing_in_mm"],
         acquired_thickness_mm=source["thickness_mm"],
-        spacing_mm=made["spacing_out_mm"],
+        # Of the template where it was moved there; missing where an older version computed.
+        spacing_mm=made.get("thin_spacing_mm", made["spacing_out_mm"]),
         profile=made["profile"],
         residuals=_residuals(made["fidelity"]["inside"]),
         interpolated=_residuals(made["fidelity"]["cubic_inside"]),

@@ -30,6 +30,7 @@ __all__ = ["Pacs"]
 
 # Instances a request: enough to be quick, few enough that a request fits in memory.
 _BATCH = 24
+_BATCH_BYTES = 64 * 1024**2
 
 # What goes wrong on the way, and what dicomweb-client raises on an answer that is none.
 _FAILURES = (
@@ -150,14 +151,16 @@ class Pacs:
 
     def _stow(self, paths: Sequence[Path]) -> Iterator[int]:
         with self._client() as client:
-            for start in range(0, len(paths), _BATCH):
-                batch = [dcmread(path) for path in paths[start : start + _BATCH]]
+            done = 0
+            for some in _batches(paths):
+                batch = [dcmread(path) for path in some]
                 try:
                     answer = client.store_instances(batch)
                 except _FAILURES as error:
                     raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
                 _check_stow(answer, {str(dataset.SOPInstanceUID) for dataset in batch})
-                yield start + len(batch)
+                done += len(batch)
+                yield done
 
     def _c_store(self, paths: Sequence[Path]) -> Iterator[int]:
         where, settings = self.destination, self._settings
@@ -188,6 +191,21 @@ class Pacs:
                     code = f"0x{status.Status:04X}" if "Status" in status else "no answer"
                     raise DeliveryError(f"C-STORE to {where} refused: {code}")
                 yield number + 1
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Divide files into requests that fit in memory; a large one goes alone."""
+    batch: list[Path] = []
+    size = 0
+    for path in paths:
+        here = path.stat().st_size
+        if batch and (len(batch) == _BATCH or size + here > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += here
+    if batch:
+        yield batch
 
 
 def _check_stow(answer: Dataset, sent: set[str]) -> None:

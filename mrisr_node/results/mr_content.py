@@ -139,7 +139,7 @@ def fidelity_map(origin: Origin, residual: Volume) -> Content:
         intensities. Its magnitude is shown.
     """
     data = np.abs(residual.data)
-    most = float(np.percentile(data, 99.9))
+    most = _high(data)
     acquisition = origin.acquisition
     return Content(
         kind=ResultKind.FIDELITY,
@@ -166,7 +166,7 @@ def change_map(origin: Origin, change: Volume) -> Content:
     change
         Thin slices minus interpolated ones, in the source's intensities.
     """
-    most = float(np.percentile(np.abs(change.data), 99.9))
+    most = _high(change.data)
     acquisition = origin.acquisition
     reach = max(acquisition.distance, acquisition.thickness)
     return Content(
@@ -204,6 +204,11 @@ def source_images(sources: Sequence[Dataset], slices: Sequence[Slice]) -> list[D
         ]
         items.append(item)
     return items
+
+
+def _high(data: NDArray[np.float32]) -> float:
+    """Return what nearly all magnitudes are below, from every second voxel of each axis."""
+    return float(np.percentile(np.abs(data[::2, ::2, ::2]), 99.9))
 
 
 def _usual_window(volume: Volume, encoding: Encoding) -> Window:

@@ -32,6 +32,7 @@ from mrisr_node.volumes.geometry import FloatArray, Volume
 __all__ = [
     "Precision",
     "SuperResolution",
+    "change_over_cubic",
     "pick_device",
     "pick_precision",
     "restore_slices",
@@ -53,8 +54,6 @@ class SuperResolution:
     ----------
     volume
         Thin slices in the source's intensity scale; they cover exactly the acquired field of view.
-    change
-        The result minus cubic B-spline interpolation, on its grid.
     residual
         Acquired slices minus the result degraded again, on the acquired grid.
     fidelity
@@ -68,7 +67,6 @@ class SuperResolution:
     """
 
     volume: Volume
-    change: Volume
     residual: Volume
     fidelity: Fidelity
     profile: str
@@ -168,6 +166,27 @@ def restore_slices(
     return np.clip(thin, thick.min(), thick.max() + _NOISE * intensity_scale, out=thin)
 
 
+def change_over_cubic(source: Volume, thin: Volume, slice_axis: int) -> Volume:
+    """Return thin slices minus cubic B-spline interpolation of the acquired ones.
+
+    Parameters
+    ----------
+    source, thin
+        Acquired and super-resolved slices on the same in-plane grid.
+    slice_axis
+        Axis of both across the slices.
+    """
+    between = np.linalg.inv(source.affine) @ thin.affine
+    places = between[slice_axis, slice_axis] * np.arange(thin.data.shape[slice_axis])
+    distance = source.spacing[slice_axis]
+    # Interpolation knows no thickness.
+    stack = SliceStack(source.data.shape[slice_axis], distance, distance)
+    matrix = cubic_matrix(stack, distance * (places + between[slice_axis, 3]))
+    data = along_last_axis(matrix, np.moveaxis(source.data, slice_axis, -1))
+    np.subtract(np.moveaxis(thin.data, slice_axis, -1), data, out=data)
+    return Volume(np.ascontiguousarray(np.moveaxis(data, -1, slice_axis)), thin.affine)
+
+
 def super_resolve(
     volume: Volume,
     *,
@@ -243,9 +262,7 @@ def super_resolve(
     )
     degrade = degradation_matrix(stack, positions)
     residual = thick - along_last_axis(degrade, thin)
-    interpolation = cubic_matrix(stack, positions)
-    cubic = thick - along_last_axis(degrade @ interpolation, thick)
-    change = thin - along_last_axis(interpolation, thick)
+    cubic = thick - along_last_axis(degrade @ cubic_matrix(stack, positions), thick)
     inside = volume.data > 0.2 * intensity_scale if mask is None else mask
     fidelity = measure(residual, cubic, np.moveaxis(inside, slice_axis, -1), intensity_scale)
     step = stack.count / len(positions)
@@ -253,7 +270,6 @@ def super_resolve(
     report(1.0)
     return SuperResolution(
         volume=Volume(np.ascontiguousarray(np.moveaxis(thin, -1, slice_axis)), affine),
-        change=Volume(np.ascontiguousarray(np.moveaxis(change, -1, slice_axis)), affine),
         residual=Volume(np.ascontiguousarray(np.moveaxis(residual, -1, slice_axis)), volume.affine),
         fidelity=fidelity,
         profile=f"Gaussian, full width at half maximum {thickness_mm:g} mm",

@@ -27,7 +27,10 @@ from mrisr_node.errors import ConversionError
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, rescales_of
 from mrisr_node.volumes.geometry import Affine, Volume
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["SLICE_AXIS", "Conversion", "convert"]
+
+SLICE_AXIS = 2
+"""Of a converted volume: (column, row, slice)."""
 
 _TIMEOUT = 600
 _TOLERANCE_MM = 0.01

@@ -23,7 +23,6 @@ def _superresolve(workspace) -> None:
     affine[:3, 3] -= affine[:3, 2] * (_FACTOR - 1) / 2
     thin = np.repeat(source.data, _FACTOR, axis=2)
     workspace.save("thin", Volume(thin, affine))
-    workspace.save("change", Volume(np.zeros_like(thin), affine))
     workspace.save("residual", Volume(np.zeros_like(source.data), source.affine))
     residual = dict.fromkeys(("median", "p99", "relative_median", "relative_p99"), 0.0)
     workspace.note(

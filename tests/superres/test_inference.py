@@ -4,11 +4,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 
 from mrisr_node.errors import OutOfRange
 from mrisr_node.settings import load_settings
 from mrisr_node.superres.checkpoints import Card, Checkpoint
-from mrisr_node.superres.inference import pick_precision, super_resolve
+from mrisr_node.superres.inference import change_over_cubic, pick_precision, super_resolve
 from mrisr_node.superres.networks import FoldedResidual
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.tiles import reach
@@ -250,3 +251,26 @@ def test_thin_slices_are_refused_with_a_reason(head, tiny):
 def test_impossible_arguments_are_errors(head, tiny, wrong):
     with pytest.raises(ValueError, match="must be"):
         resolve(thick_head(head), tiny, **wrong)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_change_is_what_interpolation_lacks(axis):
+    """Any axis; beside SciPy's own interpolation at the places of the thin slices."""
+    random = np.random.default_rng(3)
+    shape = [6, 7, 8]
+    thick = random.normal(100, 20, shape).astype(np.float32)
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = 5.0
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = (-10, 20, 30)
+    fine = affine.copy()
+    fine[axis, axis] = 1.0
+    fine[axis, 3] -= 2.0
+    shape[axis] *= 5
+    thin = random.normal(100, 20, shape).astype(np.float32)
+    change = change_over_cubic(Volume(thick, affine), Volume(thin, fine), axis)
+    grid = np.indices(shape).astype(float)
+    grid[axis] = (grid[axis] - 2) / 5
+    wanted = thin - map_coordinates(thick, grid, order=3, mode="mirror")
+    assert np.abs(change.data - wanted).max() < 1e-3
+    assert np.array_equal(change.affine, fine)
