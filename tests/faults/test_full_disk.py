@@ -92,7 +92,7 @@ def _refused(settings, path):
     """Send a file; return the status that it got, or None for success."""
     where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
     refused = send_files([path], where, lambda _: None)
-    return refused[0].rpartition(" ")[2] if refused else None
+    return refused[0].partition("status ")[2][:6] if refused else None
 
 
 def _files(settings):
