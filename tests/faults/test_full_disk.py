@@ -254,7 +254,7 @@ def test_records_without_room_keep_the_job_for_later(queued, monkeypatch):
         release(job)
 
     monkeypatch.setattr(worker, "_release", until_there_is_room)
-    monkeypatch.setattr(work, "_HEARTBEAT", 0.01)
+    monkeypatch.setattr(work, "HEARTBEAT", 0.01)
     with _no_room(), contextlib.suppress(Exception):  # Huey's consumer logs it and goes on
         worker.advance(Queue.CPU, job.id)
     assert _state() == State.QUEUED

@@ -154,7 +154,7 @@ def test_a_job_that_cannot_be_written_down_is_taken_again(settings, job, monkeyp
         release(job)
 
     monkeypatch.setattr(worker, "_release", until_it_can_be_written)
-    monkeypatch.setattr(work, "_HEARTBEAT", 0.01)
+    monkeypatch.setattr(work, "HEARTBEAT", 0.01)
     with lock:
         if moment == "before":
             lock.enter_context(locked(settings))
