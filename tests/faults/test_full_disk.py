@@ -92,7 +92,7 @@ def _refused(settings, path):
     """Send a file; return the status that it got, or None for success."""
     where = Destination("127.0.0.1", settings.receiver_port, "MRISR", "ORTHANC")
     refused = send_files([path], where, lambda _: None)
-    return refused[0].rpartition(" ")[2] if refused else None
+    return refused[0].partition("status ")[2][:6] if refused else None
 
 
 def _files(settings):
@@ -254,7 +254,7 @@ def test_records_without_room_keep_the_job_for_later(queued, monkeypatch):
         release(job)
 
     monkeypatch.setattr(worker, "_release", until_there_is_room)
-    monkeypatch.setattr(work, "_HEARTBEAT", 0.01)
+    monkeypatch.setattr(work, "HEARTBEAT", 0.01)
     with _no_room(), contextlib.suppress(Exception):  # Huey's consumer logs it and goes on
         worker.advance(Queue.CPU, job.id)
     assert _state() == State.QUEUED

@@ -102,7 +102,7 @@ def test_senders_are_refused_after_a_long_one_and_may_come_again(settings, sampl
             sent = [pool.submit(_send, settings, sample.paths[n::3]) for n in range(3)]
             refused = [line for one in sent for line in one.result()]
         assert len(refused) == 6
-        assert all(line.endswith("status 0xA700") for line in refused)
+        assert all("status 0xA700" in line for line in refused)
         assert Instance.select().count() == 0
         assert _send(settings, sample.paths) == []
     assert Instance.select().count() == 6
@@ -154,7 +154,7 @@ def test_a_job_that_cannot_be_written_down_is_taken_again(settings, job, monkeyp
         release(job)
 
     monkeypatch.setattr(worker, "_release", until_it_can_be_written)
-    monkeypatch.setattr(work, "_HEARTBEAT", 0.01)
+    monkeypatch.setattr(work, "HEARTBEAT", 0.01)
     with lock:
         if moment == "before":
             lock.enter_context(locked(settings))
