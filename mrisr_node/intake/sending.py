@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pynetdicom import _config, build_context
 
 from mrisr_node.errors import DeliveryError
@@ -56,7 +57,7 @@ def send_files(
     with association(destination, offered, _TIMEOUT) as peer:
         for number, path in enumerate(paths, start=1):
             try:
-                status = peer.send_c_store(path).get("Status")
+                status = peer.send_c_store(_as_it_is(path)).get("Status")
             except (ValueError, RuntimeError) as error:
                 refused.append(f"{path.name}: {error}")
                 continue
@@ -66,3 +67,14 @@ def send_files(
                 refused.append(f"{path.name}: {code}{words}")
             progress(number)
     return refused
+
+
+def _as_it_is(path: Path) -> Path | Dataset:
+    """Return a file, to be sent unread, or its dataset where the file names another instance.
+
+    The request names the instance of the file meta information, and a receiver compares; whoever
+    replaces UIDs may have left the old one there.
+    """
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    named = header.file_meta.get("MediaStorageSOPInstanceUID")
+    return path if named == header.get("SOPInstanceUID") else dcmread(path)
