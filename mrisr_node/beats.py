@@ -20,7 +20,7 @@ from peewee import PeeweeException
 from mrisr_node import records
 from mrisr_node.records import Beat
 
-__all__ = ["STALE_SECONDS", "Sign", "alive", "signs", "write_beat"]
+__all__ = ["STALE_SECONDS", "Sign", "alive", "beating", "signs", "write_beat"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,21 +80,49 @@ def alive(process: str, details: Details = dict) -> Iterator[None]:
     details
         Asked at each beat, from the thread.
     """
-    stop = threading.Event()
     owner = records.owner_name()
 
     def beat() -> None:
+        with records.connection():
+            write_beat(process, owner, details())
+
+    with beating(beat, _EVERY, f"beat of {process}", "no sign of life was written", at_once=True):
+        yield
+
+
+@contextmanager
+def beating(
+    beat: Callable[[], None], every: float, name: str, in_vain: str, *, at_once: bool = False
+) -> Iterator[None]:
+    """Do something in a thread again and again while the body runs.
+
+    Parameters
+    ----------
+    beat
+        What is done; it opens the records itself. Where they are busy, the next beat comes in time.
+    every
+        Seconds between two.
+    name
+        Of the thread.
+    in_vain
+        What to log where the records could not be written.
+    at_once
+        Whether the first beat comes at the beginning, and not ``every`` seconds after it.
+    """
+    stop = threading.Event()
+
+    def go_on() -> None:
+        if not at_once and stop.wait(every):
+            return
         while True:
             try:
-                with records.connection():
-                    write_beat(process, owner, details())
+                beat()
             except PeeweeException:
-                # A busy database is no reason to die: the next beat says it.
-                _log.warning("no sign of life was written", exc_info=True)
-            if stop.wait(_EVERY):
+                _log.warning("%s", in_vain, exc_info=True)
+            if stop.wait(every):
                 return
 
-    thread = threading.Thread(target=beat, daemon=True, name=f"beat of {process}")
+    thread = threading.Thread(target=go_on, daemon=True, name=name)
     thread.start()
     try:
         yield

@@ -33,8 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
 out = Console()
 err = Console(stderr=True)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pynetdicom import _config, build_context
 
 from mrisr_node.errors import DeliveryError
@@ -46,10 +45,15 @@ def send_files(
     DeliveryError
         No association comes about.
     """
-    contexts = set()
+    contexts, renamed = set(), set()
     for path in paths:
-        meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        meta = header.file_meta
         contexts.add((str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)))
+        # The request names the instance of the file meta information, and a receiver compares;
+        # whoever replaces UIDs may have left the old one there.
+        if meta.get("MediaStorageSOPInstanceUID") != header.get("SOPInstanceUID"):
+            renamed.add(path)
     if len(contexts) > _MAXIMUM_CONTEXTS:
         raise DeliveryError("too many kinds of objects for one association; send them apart")
     offered = [build_context(sop_class, syntax) for sop_class, syntax in sorted(contexts)]
@@ -57,7 +61,7 @@ def send_files(
     with association(destination, offered, _TIMEOUT) as peer:
         for number, path in enumerate(paths, start=1):
             try:
-                status = peer.send_c_store(_as_it_is(path)).get("Status")
+                status = peer.send_c_store(dcmread(path) if path in renamed else path).get("Status")
             except (ValueError, RuntimeError) as error:
                 refused.append(f"{path.name}: {error}")
                 continue
@@ -67,14 +71,3 @@ def send_files(
                 refused.append(f"{path.name}: {code}{words}")
             progress(number)
     return refused
-
-
-def _as_it_is(path: Path) -> Path | Dataset:
-    """Return a file, to be sent unread, or its dataset where the file names another instance.
-
-    The request names the instance of the file meta information, and a receiver compares; whoever
-    replaces UIDs may have left the old one there.
-    """
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    named = header.file_meta.get("MediaStorageSOPInstanceUID")
-    return path if named == header.get("SOPInstanceUID") else dcmread(path)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from peewee import PeeweeException
-
 from mrisr_node import records
+from mrisr_node.beats import beating
 from mrisr_node.jobs.stages import LEASE_SECONDS
 from mrisr_node.records import Job
 
@@ -59,28 +57,18 @@ def renewed(job: Job, owner: str, deadline: Deadline) -> Iterator[None]:
     deadline
         Begun anew by the body with each stage.
     """
-    stop = threading.Event()
 
-    def beat() -> None:
-        while not stop.wait(HEARTBEAT):
-            if deadline.missed:
-                _log.critical("job %d hangs; its worker ends here, to begin anew", job.id)
-                # The stage cannot be asked to end. Whoever finds the lease of a dead process
-                # counts one more attempt.
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                with records.connection():
-                    Job.update(lease_until=time.time() + LEASE_SECONDS).where(
-                        Job.id == job.id, Job.lease_owner == owner
-                    ).execute()
-            except PeeweeException:
-                # A busy database is no reason to lose the job: the next beat comes in time.
-                _log.warning("the lease of job %d was not renewed", job.id, exc_info=True)
+    def renew() -> None:
+        if deadline.missed:
+            _log.critical("job %d hangs; its worker ends here, to begin anew", job.id)
+            # The stage cannot be asked to end. Whoever finds the lease of a dead process
+            # counts one more attempt.
+            os.kill(os.getpid(), signal.SIGKILL)
+        with records.connection():
+            Job.update(lease_until=time.time() + LEASE_SECONDS).where(
+                Job.id == job.id, Job.lease_owner == owner
+            ).execute()
 
-    thread = threading.Thread(target=beat, daemon=True, name=f"lease of job {job.id}")
-    thread.start()
-    try:
+    in_vain = f"the lease of job {job.id} was not renewed"
+    with beating(renew, HEARTBEAT, f"lease of job {job.id}", in_vain):
         yield
-    finally:
-        stop.set()
-        thread.join()
