@@ -25,16 +25,9 @@ local function isOurs(tags)
   return false
 end
 
--- The reason for which a series stays where it is, or nil.
-local function reasonToStay(series, metadata)
-  if series['MainDicomTags']['Modality'] ~= 'MR' then
-    return 'not MR'
-  end
-  if metadata['RemoteAET'] == resultAet then
-    return 'sent by ' .. resultAet
-  end
-  local first = series['Instances'][1]
-  local tags = ParseJson(RestApiGet('/instances/' .. first .. '/simplified-tags', true))
+-- The reason for which an instance is nothing for the node, or nil.
+local function reasonOf(instance)
+  local tags = ParseJson(RestApiGet('/instances/' .. instance .. '/simplified-tags', true))
   if isOurs(tags) then
     return 'a result of the node'
   end
@@ -43,6 +36,19 @@ local function reasonToStay(series, metadata)
     return 'derived'
   end
   return nil
+end
+
+-- The reason for which a series stays where it is, or nil.
+local function reasonToStay(series, metadata)
+  if series['MainDicomTags']['Modality'] ~= 'MR' then
+    return 'not MR'
+  end
+  if metadata['RemoteAET'] == resultAet then
+    return 'sent by ' .. resultAet
+  end
+  local instances = series['Instances']
+  -- A series may be mixed: it stays only where two of its instances say so.
+  return reasonOf(instances[1]) and reasonOf(instances[#instances])
 end
 
 function OnStableSeries(seriesId, _, metadata)

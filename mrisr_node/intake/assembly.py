@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.errors import NotEligible, SeriesError
-from mrisr_node.intake.selection import SELECTION_TAGS, SelectionRules, select
+from mrisr_node.intake.selection import SELECTION_TAGS, Selection, SelectionRules, select
 from mrisr_node.intake.spool import Spool
 from mrisr_node.records import Failure, Job, Series, State, StateError, transaction
 from mrisr_node.settings import Settings
@@ -173,7 +173,7 @@ class Assembly:
                 raise SeriesError(
                     "nothing of it has arrived; the PACS is asked for it now and then"
                 )
-            acquisition = select(self._headers(series), rules)
+            selection = select(self._headers(series), rules)
         except NotEligible as error:
             series.move(State.SKIPPED, str(error))
             return None
@@ -187,13 +187,12 @@ class Assembly:
             self._fail(series, error, f"the headers cannot be used ({type(error).__name__})")
             _log.exception("series %d failed in selection", series.id)
             return None
-        columns, rows, slices = acquisition.shape
         with transaction():
-            series.move(State.QUEUED, f"{slices} slices, {acquisition.distance:.2f} mm apart")
+            series.move(State.QUEUED, _words(selection))
             job = Job.create(
                 series=series,
                 recipe=self._settings.recipe.value,
-                voxels=columns * rows * slices,
+                voxels=sum(stack.voxels for stack in selection.stacks),
             )
         _log.info("series %d queued as job %d", series.id, job.id)
         return job
@@ -215,6 +214,14 @@ class Assembly:
         with transaction():
             series.move(State.FAILED, reason)
             Failure.create(series=series, stage="selection", kind=type(error).__name__)
+
+
+def _words(selection: Selection) -> str:
+    found = []
+    for stack in selection.stacks:
+        words = f"{len(stack.acquisition.slices)} slices, {stack.acquisition.distance:.2f} mm apart"
+        found.append(f"{stack.label}: {words}" if len(selection.stacks) > 1 else words)
+    return "; ".join((*found, *selection.left_out))
 
 
 def _passes(error: Exception) -> bool:

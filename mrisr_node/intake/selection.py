@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -12,16 +13,22 @@ from pydicom.uid import UID
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
-from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, readable_header
+from mrisr_node.volumes.acquisition import (
+    Acquisition,
+    acquisition_of,
+    of_one_patient,
+    readable_header,
+)
+from mrisr_node.volumes.stacks import CONTRAST_TAGS, Image, image_of, labels_of, split
 
-__all__ = ["SELECTION_TAGS", "SelectionRules", "select", "unsuitable_kind"]
+__all__ = ["SELECTION_TAGS", "Selection", "SelectionRules", "Stack", "select", "unsuitable_kind"]
 
 SELECTION_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "FrameOfReferenceUID", "Modality", "ImageType", "PhotometricInterpretation",
     "BodyPartExamined", "ContributingEquipmentSequence", "Rows", "Columns", "PixelSpacing",
     "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *CONTRAST_TAGS,
 )  # fmt: skip
 """All that `select` and `read_acquisition` look at."""
 
@@ -57,6 +64,8 @@ _MINIMUM_FACTOR = 1.5
 # 128 slices of 1024 x 1024: more than any thick-slice scan of a head. Conversion takes up to 16
 # bytes for a voxel, and super-resolution, with its thin slices, 40 to 80: 10 GiB for so many.
 _MOST_VOXELS = 2**27
+# Echoes of one acquisition are two or three; more volumes are a series of measurements.
+_MOST_STACKS = 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,42 @@ class SelectionRules:
     minimum_slices: int
     minimum_distance: float
     """mm between slices."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One volume of a series that super-resolution should be made of.
+
+    Parameters
+    ----------
+    label
+        What distinguishes it from the others of its series; empty where it is the whole series.
+    """
+
+    label: str
+    acquisition: Acquisition
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        columns, rows, slices = self.acquisition.shape
+        return columns * rows * slices
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a series is processed, and what is not.
+
+    Parameters
+    ----------
+    stacks
+        At least one.
+    left_out
+        For each other stack, in words, which it is and why it is none for super-resolution.
+    """
+
+    stacks: tuple[Stack, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]) -> str | None:
@@ -82,6 +127,10 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
         name = UID(sop_class_uid).name
         known = name if name != sop_class_uid else "another SOP class"
         return f"{known}: no MR image that can be processed"
+    return _unsuitable_type(image_type)
+
+
+def _unsuitable_type(image_type: Sequence[str]) -> str | None:
     for value in image_type:
         kind = str(value).strip().upper()
         if kind in _KINDS:
@@ -89,8 +138,11 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
     return None
 
 
-def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
-    """Return the acquired volume of a series that super-resolution should be made of.
+def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
+    """Return the acquired volumes of a series that super-resolution should be made of.
+
+    A series is one volume. Where it is not, it is split by what distinguishes its images, and what
+    of it is a volume is taken.
 
     Parameters
     ----------
@@ -104,12 +156,62 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
         The series is not one for super-resolution, with the reason.
     ConversionError
         It is one, and its slices make no regular volume, are not of one patient, or would not fit
-        in memory; or a header cannot be read.
+        in memory; or a header cannot be read. Of several stacks none may be like that: what is
+        missing of one of them may still come.
     """
-    acquisition = read_acquisition(_suitable(datasets))
+    images = []
+    for dataset in of_one_patient(datasets):
+        with readable_header():
+            reason = _unsuitable(dataset)
+            image_type = _values(dataset, "ImageType")
+        if reason:
+            raise NotEligible(reason)
+        suitable = _unsuitable_type(image_type) is None
+        images.append(image_of(dataset, image_type, placed=suitable))
+    try:
+        return Selection((Stack("", _volume(images, rules)),))
+    except NotEligible:
+        selection = _split(images, rules)
+        if not selection.stacks:
+            raise  # with the reason of the whole: parts of what is no volume tell less
+        return selection
+
+
+def _split(images: Sequence[Image], rules: SelectionRules) -> Selection:
+    """Return what there is in a series that is not one volume; perhaps nothing."""
+    stacks: list[Stack] = []
+    left_out: list[str] = []
+    broken = None
+    groups = split(images)
+    for label, group in zip(labels_of(groups), groups, strict=True):
+        count = sum(len(image.slices) for image in group)
+        try:
+            if 0 < count < rules.minimum_slices:
+                raise NotEligible(_too_few(count, rules))  # and no matter how they lie
+            stacks.append(Stack(label, _volume(group, rules)))
+        except NotEligible as error:
+            left_out.append(f"{len(group)} images ({label}) left out: {error}")
+        except ConversionError as error:
+            broken = f"{label}: {error}"
+    if stacks and broken:
+        raise ConversionError(broken)
+    if len(stacks) > _MOST_STACKS:
+        raise NotEligible(
+            f"the series holds {len(stacks)} volumes of different contrast, a series of"
+            f" measurements; at most {_MOST_STACKS} are processed"
+        )
+    return Selection(tuple(stacks), tuple(left_out))
+
+
+def _volume(images: Sequence[Image], rules: SelectionRules) -> Acquisition:
+    """Return the volume that some images make, if it is one that is worth the work."""
+    for image in images:
+        if reason := _unsuitable_type(image.image_type):
+            raise NotEligible(reason)
+    acquisition = acquisition_of(chain.from_iterable(image.slices for image in images))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
     if count < rules.minimum_slices:
-        raise NotEligible(f"{count} slices; at least {rules.minimum_slices} make a volume")
+        raise NotEligible(_too_few(count, rules))
     distance = acquisition.distance
     if distance < rules.minimum_distance or distance < _MINIMUM_FACTOR * spacing:
         raise NotEligible(
@@ -125,24 +227,16 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Acquisition:
     return acquisition
 
 
-def _suitable(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
-    """Pass on instances of a kind that is processed; raise at the first of another."""
-    for dataset in datasets:
-        with readable_header():
-            reason = _unsuitable(dataset)
-        if reason:
-            raise NotEligible(reason)
-        yield dataset
+def _too_few(count: int, rules: SelectionRules) -> str:
+    return f"{count} slices; at least {rules.minimum_slices} make a volume"
 
 
 def _unsuitable(dataset: Dataset) -> str | None:
-    """Return why an instance is no acquired MR image of a head, or None where it is."""
+    """Return why an instance, whatever its ImageType, is no MR image of a head; or None."""
     if is_own_result(dataset):
         return "a result of this node; results are never processed again"
     reason = unsuitable_kind(
-        str(dataset.get("SOPClassUID") or ""),
-        str(dataset.get("Modality") or ""),
-        _values(dataset, "ImageType"),
+        str(dataset.get("SOPClassUID") or ""), str(dataset.get("Modality") or ""), ()
     )
     if reason:
         return reason

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrisr_node.choices import ResultKind
-from mrisr_node.jobs.history import result_series_of, seconds_of
+from mrisr_node.jobs.history import result_series_of, seconds_of, stacks_of
+from mrisr_node.jobs.result_files import stack_folders
 from mrisr_node.records import Job, Series
 from mrisr_node.settings import Settings
 
@@ -18,10 +18,12 @@ __all__ = ["Findings", "findings", "previews_of"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of the newest result of a series that the PACS has.
+    """What is known of the newest result of a series, or of one stack of it, that the PACS has.
 
     Parameters
     ----------
+    stacks
+        The labels of all stacks of the series that were processed, in order.
     known
         What the stages noted: ``source``, ``brain``, ``superresolve`` and ``result``.
     seconds
@@ -38,6 +40,7 @@ class Findings:
     description: str
     result_series_uid: str
     delivered_at: float
+    stacks: tuple[str, ...]
     known: Mapping[str, Any]
     seconds: Mapping[str, float]
     series: Mapping[str, str]
@@ -45,8 +48,14 @@ class Findings:
     previews: Path
 
 
-def findings(settings: Settings, series_id: int) -> Findings | None:
-    """Return what is known of the newest delivered result of a series; None where there is none."""
+def findings(settings: Settings, series_id: int, stack: int = 1) -> Findings | None:
+    """Return what is known of the newest delivered result of a series; None where there is none.
+
+    Parameters
+    ----------
+    stack
+        Which of several stacks of the series, from 1.
+    """
     job = (
         Job.select(Job, Series)
         .join(Series)
@@ -56,7 +65,10 @@ def findings(settings: Settings, series_id: int) -> Findings | None:
     )
     if job is None:
         return None
-    known = json.loads(job.outcome)
+    stacks = stacks_of(job)
+    if not 1 <= stack <= len(stacks):
+        return None
+    known = stacks[stack - 1]
     written = known.get("result", {}).get("series", {})
     series = {kind: one["series_instance_uid"] for kind, one in written.items()}
     return Findings(
@@ -64,14 +76,15 @@ def findings(settings: Settings, series_id: int) -> Findings | None:
         study_instance_uid=job.series.study_instance_uid,
         series_instance_uid=job.series.series_instance_uid,
         description=job.series.description,
-        result_series_uid=job.result_series_uid,
+        result_series_uid=known.get("result", {}).get("series_instance_uid", job.result_series_uid),
         delivered_at=job.delivered_at,
+        stacks=tuple(known.get("label", "") for known in stacks),
         known=known,
         seconds=seconds_of(job),
         # An older version wrote the thin slices alone.
         series=series or {ResultKind.IMAGE.value: job.result_series_uid},
         instances=result_series_of(job),
-        previews=previews_of(settings, job.id),
+        previews=stack_folders(previews_of(settings, job.id), len(stacks))[stack - 1],
     )
 
 

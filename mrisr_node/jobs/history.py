@@ -11,7 +11,15 @@ from mrisr_node.records import Instance, Job, ResultSeries, Series, StageRun
 from mrisr_node.results.facts import Predecessor
 from mrisr_node.results.origin import only_instance_of
 
-__all__ = ["note_result_series", "predecessor_of", "remarks_on", "result_series_of", "seconds_of"]
+__all__ = [
+    "left_out_of",
+    "note_result_series",
+    "predecessors_of",
+    "remarks_on",
+    "result_series_of",
+    "seconds_of",
+    "stacks_of",
+]
 
 
 def remarks_on(job: Job) -> tuple[str, ...]:
@@ -26,8 +34,20 @@ def remarks_on(job: Job) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def predecessor_of(job: Job) -> Predecessor | None:
-    """Return the earlier result of the same series, which this job's takes the place of."""
+def left_out_of(job: Job) -> tuple[str, ...]:
+    """Return which stacks of a job's series are not processed, each with the reason."""
+    return tuple(json.loads(job.outcome).get("left_out", ()))
+
+
+def stacks_of(job: Job) -> list[dict[str, Any]]:
+    """Return what is known of the result of each stack of a job's series; of one, as a rule."""
+    known: dict[str, Any] = json.loads(job.outcome)
+    several: list[dict[str, Any]] | None = known.get("stacks")
+    return several or [known]
+
+
+def predecessors_of(job: Job) -> dict[str, Predecessor]:
+    """Return the earlier result of each stack by its label: this job's takes their place."""
     # What was never begun to be stored, nobody has ever seen.
     stored = StageRun.select(StageRun.job).where(StageRun.stage == Stage.STORE.value)
     earlier = Job.select().where(
@@ -38,11 +58,18 @@ def predecessor_of(job: Job) -> Predecessor | None:
     )
     before = earlier.order_by(Job.id.desc()).first()
     if before is None:
-        return None
-    report = _written(before).get(ResultKind.REPORT.value, {}).get("series_instance_uid")
-    return Predecessor(
-        before.result_series_uid, report, str(only_instance_of(report)) if report else None
-    )
+        return {}
+    found = {}
+    for known in stacks_of(before):
+        result = known.get("result", {})
+        report = _series(result).get(ResultKind.REPORT.value, {}).get("series_instance_uid")
+        found[known.get("label", "")] = Predecessor(
+            # An older version noted less of it.
+            result.get("series_instance_uid", before.result_series_uid),
+            report,
+            str(only_instance_of(report)) if report else None,
+        )
+    return found
 
 
 def seconds_of(job: Job) -> dict[str, float]:
@@ -55,14 +82,17 @@ def result_series_of(job: Job) -> dict[str, int]:
     """Return how many instances each series of a job's written result has, by its UID."""
     if job.result_series_uid is None:
         return {}
-    written = _written(job).values()
-    series = {one["series_instance_uid"]: int(one["instances"]) for one in written}
+    series = {
+        one["series_instance_uid"]: int(one["instances"])
+        for known in stacks_of(job)
+        for one in _series(known.get("result", {})).values()
+    }
     # An older version wrote one series and noted no more of it.
     return series or {job.result_series_uid: job.result_instances or 0}
 
 
-def _written(job: Job) -> dict[str, dict[str, Any]]:
-    noted: dict[str, dict[str, Any]] = json.loads(job.outcome).get("result", {}).get("series", {})
+def _series(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    noted: dict[str, dict[str, Any]] = result.get("series", {})
     return noted
 
 

@@ -27,7 +27,7 @@ from mrisr_node.choices import BrainMethod, Recipe
 from mrisr_node.errors import ResultGone
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules, select
-from mrisr_node.jobs.result_files import files_of, has_whole_result
+from mrisr_node.jobs.result_files import STACKS, files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.jobs.writing import write
@@ -64,16 +64,35 @@ def run_stage(stage: Stage, workspace: Workspace) -> None:
         `ResultGone` that the job has to begin anew.
     """
     workspace.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _STAGES[stage](workspace)
+    for part in [workspace] if stage in _ONCE else workspace.stacks():
+        _STAGES[stage](part)
 
 
 def outcome(workspace: Workspace) -> dict[str, Any]:
-    """Return what is known about a result: how it was made, and how faithful it is."""
+    """Return what is known about a result: how it was made, and how faithful it is.
+
+    Returns
+    -------
+    dict
+        What the stages noted, by its name. Where several stacks of the series were processed, the
+        list ``stacks`` holds that for each, with its ``label``.
+    """
     known: dict[str, Any] = {}
-    for name in ("source", "brain", "superresolve", "result", "commitment"):
-        if workspace.has(name):
-            known[name] = workspace.read(name)
+    if workspace.has(STACKS) and (left_out := workspace.read(STACKS)["left_out"]):
+        known["left_out"] = left_out
+    match workspace.stacks():
+        case [only]:
+            known |= _noted(only)
+        case several:
+            known["stacks"] = [{"label": stack.stack, **_noted(stack)} for stack in several]
+    if workspace.has("commitment"):
+        known["commitment"] = workspace.read("commitment")
     return known
+
+
+def _noted(stack: Workspace) -> dict[str, Any]:
+    names = ("source", "brain", "superresolve", "result")
+    return {name: stack.read(name) for name in names if stack.has(name)}
 
 
 def _rules(settings: Settings) -> SelectionRules:
@@ -85,10 +104,32 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _convert(workspace: Workspace) -> None:
+    """Tell the stacks of the series apart, and convert each."""
     headers = workspace.headers()
-    select(headers, _rules(workspace.settings))
+    selection = select(headers, _rules(workspace.settings))
     require_placement(headers)
-    conversion = convert(workspace.sources)
+    # Taken once, so that a repeat gives the same bytes.
+    made_at = datetime.now().astimezone().isoformat(timespec="seconds")
+    if workspace.has(STACKS):
+        with suppress(ResultGone):
+            made_at = str(workspace.read(STACKS)["made_at"])
+    workspace.clear(keep=f"{STACKS}.json")
+    stacks = [
+        {
+            "label": stack.label,
+            "sop_instance_uids": sorted({s.sop_instance_uid for s in stack.acquisition.slices}),
+        }
+        for stack in selection.stacks
+    ]
+    workspace.note(STACKS, {"made_at": made_at, "stacks": stacks, "left_out": selection.left_out})
+    for stack in workspace.stacks():
+        stack.folder.mkdir(exist_ok=True, mode=0o700)
+        _convert_stack(stack, made_at)
+
+
+def _convert_stack(workspace: Workspace, made_at: str) -> None:
+    headers = workspace.headers()
+    conversion = convert(workspace.files())
     facts = {
         "shape": conversion.volume.data.shape,
         "spacing_mm": conversion.volume.spacing,
@@ -99,8 +140,6 @@ def _convert(workspace: Workspace) -> None:
     }
     # Asked before the minutes of work that an unsuitable series would cost for nothing.
     _checkpoint(workspace.settings, facts)
-    made_at = _made_at(workspace)
-    workspace.clear(keep="source.json")
     workspace.save("source", conversion.volume)
     workspace.note("source", {**facts, "made_at": made_at})
 
@@ -111,14 +150,6 @@ def _field_strength(headers: Sequence[Dataset]) -> float | None:
         value = float(stated)
         return value if 0 < value < np.inf else None
     return None
-
-
-def _made_at(workspace: Workspace) -> str:
-    """Return when the job was made: taken once, so that a repeat gives the same bytes."""
-    if workspace.has("source"):
-        with suppress(ResultGone):
-            return str(workspace.read("source")["made_at"])
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _checkpoint(settings: Settings, source: Mapping[str, Any]) -> Checkpoint:
@@ -243,7 +274,7 @@ def _written(workspace: Workspace) -> list[Path]:
     """Return the result's DICOM files, in order and all of them."""
     if not has_whole_result(workspace.folder):
         raise ResultGone("the files of the result are gone or damaged")
-    return files_of(workspace.result_dir)
+    return [path for stack in workspace.stacks() for path in files_of(stack.result_dir)]
 
 
 def _store(workspace: Workspace) -> None:
@@ -251,7 +282,7 @@ def _store(workspace: Workspace) -> None:
 
 
 def _confirm(workspace: Workspace) -> None:
-    result = workspace.read("result")
+    result = workspace.stacks()[0].read("result")
     sent: dict[str, list[str]] = {}
     for path in _written(workspace):
         header = dcmread(path, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
@@ -281,3 +312,5 @@ _STAGES: dict[Stage, Callable[[Workspace], None]] = {
     Stage.CONFIRM: _confirm,
     Stage.COMMIT: _commit,
 }
+# All others are done for each stack of the series by itself.
+_ONCE = frozenset({Stage.CONVERT, Stage.STORE, Stage.CONFIRM, Stage.COMMIT})

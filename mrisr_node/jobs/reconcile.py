@@ -198,8 +198,13 @@ class Reconciler:
         )
 
     def _unsuitable(self, found: dict[str, Any]) -> str | None:
-        """Return why a series is not worth sending: told from its first instance."""
-        tags = self._get(f"/instances/{found['Instances'][0]}/simplified-tags")
+        """Return why a series is not worth sending, by two instances: a series may be mixed."""
+        ends = found["Instances"][0], found["Instances"][-1]
+        reasons = [self._unsuitable_instance(instance) for instance in ends]
+        return reasons[0] if all(reasons) else None
+
+    def _unsuitable_instance(self, instance: str) -> str | None:
+        tags = self._get(f"/instances/{instance}/simplified-tags")
         equipment = tags.get("ContributingEquipmentSequence") or []
         if any(e.get("ManufacturerModelName") == MANUFACTURER_MODEL_NAME for e in equipment):
             return "a result of this node; results are never processed again"

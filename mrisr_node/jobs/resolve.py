@@ -118,5 +118,18 @@ def _resolve(
             return Resolved(uid, "failed", f"{stage.value}: {words}")
         seconds[stage.value] = round(time.monotonic() - started, 2)
         report(uid, stage, 1.0)
-    workspace.result_dir.rename(place)
+    _place(workspace, place)
     return Resolved(uid, "done", "", place, seconds, outcome(workspace))
+
+
+def _place(workspace: Workspace, place: Path) -> None:
+    """Give a finished result its name in one step, whole."""
+    match workspace.stacks():
+        case [only]:
+            only.result_dir.rename(place)
+        case several:
+            whole = workspace.folder / "whole"
+            whole.mkdir()
+            for stack in several:
+                stack.result_dir.rename(whole / stack.folder.name)
+            whole.rename(place)

@@ -12,10 +12,28 @@ from pydicom import dcmread
 from mrisr_node.choices import ResultKind
 from mrisr_node.durable import sync
 
-__all__ = ["DIGESTS", "digests_of", "files_of", "has_whole_result", "make_durable"]
+__all__ = [
+    "DIGESTS",
+    "STACKS",
+    "digests_of",
+    "files_of",
+    "has_whole_result",
+    "make_durable",
+    "stack_folders",
+]
 
 DIGESTS = "digests"
 """Under this name the stage that writes the result notes the SHA-256 of each file."""
+
+STACKS = "stacks"
+"""Under this name the first stage notes which stacks of the series are processed."""
+
+
+def stack_folders(folder: Path, count: int) -> list[Path]:
+    """Return the folder of each stack within a job's: the job's own, where there is but one."""
+    if count == 1:
+        return [folder]
+    return [folder / f"stack-{number}" for number in range(1, count + 1)]
 
 
 def make_durable(paths: Sequence[Path], folder: Path) -> None:
@@ -46,6 +64,16 @@ def digests_of(result: Path) -> dict[str, str]:
 
 def has_whole_result(folder: Path) -> bool:
     """Tell whether the folder of a job holds a result with all its instances, as written."""
+    noted = folder / f"{STACKS}.json"
+    try:
+        # An older version knew of one stack only.
+        count = len(json.loads(noted.read_text())["stacks"]) if noted.exists() else 1
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return all(_has_whole_result(stack) for stack in stack_folders(folder, count))
+
+
+def _has_whole_result(folder: Path) -> bool:
     digests = folder / f"{DIGESTS}.json"
     try:
         expected: int = json.loads((folder / "result.json").read_text())["instances"]

@@ -26,7 +26,14 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.history import note_result_series, predecessor_of, remarks_on, seconds_of
+from mrisr_node.jobs.history import (
+    left_out_of,
+    note_result_series,
+    predecessors_of,
+    remarks_on,
+    seconds_of,
+    stacks_of,
+)
 from mrisr_node.jobs.lease import HEARTBEAT, Deadline, renewed
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
@@ -164,7 +171,7 @@ class Worker:
                     Job.id == job.id, Job.lease_owner == self._owner
                 ).execute()
         if stage is None:
-            words = ". ".join(("the result is in the PACS", *remarks_on(job)))
+            words = ". ".join(("the result is in the PACS", *remarks_on(job), *left_out_of(job)))
             if self._end(job, State.DONE, words):
                 shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
@@ -197,7 +204,7 @@ class Worker:
             progress=ProgressWriter(job.id, lambda: self._require_use(job, stage)),
             remarks=remarks_on(job),
             previews=previews_of(self._settings, job.id),
-            predecessor=predecessor_of(job),
+            predecessors=predecessors_of(job),
             seconds=seconds_of(job),
         )
         try:
@@ -214,8 +221,9 @@ class Worker:
         run.peak_bytes = own_peak() if measured else None
         job.outcome = json.dumps(known)
         if stage is Stage.WRITE:
-            job.result_series_uid = known["result"]["series_instance_uid"]
-            job.result_instances = known["result"]["instances"]
+            results = [stack["result"] for stack in stacks_of(job)]
+            job.result_series_uid = results[0]["series_instance_uid"]
+            job.result_instances = sum(result["instances"] for result in results)
         elif stage is Stage.CONFIRM:
             job.delivered_at = time.time()
         elif stage is Stage.COMMIT:

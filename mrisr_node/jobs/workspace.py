@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mrisr_node.choices import Recipe
 from mrisr_node.durable import sync
 from mrisr_node.errors import ConversionError, ResultGone
 from mrisr_node.intake.screening import count_items
+from mrisr_node.jobs.result_files import STACKS, stack_folders
 from mrisr_node.results.facts import Predecessor
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.geometry import Volume
@@ -50,12 +51,60 @@ class Workspace:
     progress: Progress = lambda _: None
     remarks: tuple[str, ...] = ()
     """What a reader has to know of the result besides what the stages find out."""
-    predecessor: Predecessor | None = None
-    """The earlier result of the series, whose place this one takes."""
+    predecessors: Mapping[str, Predecessor] = field(default_factory=dict)
+    """The earlier result of each stack of the series, by its label, whose place this one takes."""
     previews: Path | None = None
     """Where small pictures of the result go; None: nobody looks at them."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long the stages before took."""
+    stack: str = ""
+    """What distinguishes this stack from the others of the series; empty for a whole series."""
+    stack_number: int = 0
+    """Which of several stacks it is, from 0."""
+    instances: frozenset[str] | None = None
+    """The SOP Instance UIDs of the stack; None: all of `sources`."""
+
+    def stacks(self) -> list[Workspace]:
+        """Return a workspace for each stack that is processed: this one, where it is the only one.
+
+        Raises
+        ------
+        ResultGone
+            The note that tells them apart is damaged.
+        """
+        if not self.has(STACKS):
+            return [self]  # an older version has begun the job
+        note = self.read(STACKS)
+        noted, left_out = note["stacks"], note["left_out"]
+        count = len(noted)
+        return [
+            replace(
+                self,
+                folder=folder,
+                stack=noted[number]["label"],
+                stack_number=number,
+                instances=frozenset(noted[number]["sop_instance_uids"]),
+                remarks=(*self.remarks, *left_out),
+                previews=self.previews and stack_folders(self.previews, count)[number],
+                progress=_part_of(self.progress, number, count),
+            )
+            for number, folder in enumerate(stack_folders(self.folder, count))
+        ]
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the source files of this stack.
+
+        Raises
+        ------
+        ResultGone
+            One of them is no longer there.
+        """
+        if self.instances is None:
+            return self.sources
+        found = {_sop_instance_uid(path): path for path in self.sources}
+        if not found.keys() >= self.instances:
+            raise ResultGone("the series has lost instances since the job began")
+        return tuple(path for uid, path in found.items() if uid in self.instances)
 
     @property
     def result_dir(self) -> Path:
@@ -127,8 +176,16 @@ class Workspace:
                 path.unlink()
 
     def headers(self) -> list[Dataset]:
-        """Return the source instances without their pixel data, as `read_headers` does."""
-        return read_headers(self.sources)
+        """Return this stack's instances without their pixel data, as `read_headers` does."""
+        return read_headers(self.files())
+
+
+def _part_of(progress: Progress, number: int, count: int) -> Progress:
+    return lambda part: progress((number + part) / count)
+
+
+def _sop_instance_uid(path: Path) -> str:
+    return str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
 
 
 def read_headers(paths: Sequence[Path]) -> list[Dataset]:

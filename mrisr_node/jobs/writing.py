@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -81,15 +81,18 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
 
 def _origin(workspace: Workspace, rules: SelectionRules) -> Origin:
     """Return what the result comes from."""
+    earlier = workspace.predecessors.get(workspace.stack)
+    [stack] = select(workspace.headers(), rules).stacks
     origin = Origin(
         # Read again: what has been looked at is decoded, and would be written as we encode it.
         sources=tuple(workspace.headers()),
-        acquisition=select(workspace.headers(), rules),
-        provenance=_provenance(workspace, workspace.predecessor),
-        facts=_facts(workspace, workspace.predecessor),
+        acquisition=stack.acquisition,
+        provenance=_provenance(workspace, earlier),
+        facts=_facts(workspace, earlier),
         mr_object=workspace.settings.mr_object,
+        stack=workspace.stack,
+        stack_number=workspace.stack_number,
     )
-    earlier = workspace.predecessor
     if earlier and earlier.series_instance_uid == str(origin.series_uid(ResultKind.IMAGE)):
         # The same result made again takes the place of nothing.
         return replace(
@@ -177,7 +180,7 @@ def _facts(workspace: Workspace, earlier: Predecessor | None) -> Facts:
         precision=made.get("precision", "float32"),
         device=made["device"],
         seconds=workspace.seconds,
-        remarks=(*([source["remark"]] if source["remark"] else []), *workspace.remarks),
+        remarks=tuple(_remarks(workspace)),
         predecessor=earlier,
     )
 
@@ -186,9 +189,17 @@ def _residuals(noted: Mapping[str, Any]) -> Residuals:
     return Residuals(**{name: float(noted[name]) for name in Residuals.__dataclass_fields__})
 
 
+def _remarks(workspace: Workspace) -> Iterator[str]:
+    if workspace.stack:
+        yield f"Made of one stack of several in its series: {workspace.stack}"
+    if remark := workspace.read("source")["remark"]:
+        yield remark
+    yield from workspace.remarks
+
+
 def _sentence(workspace: Workspace, earlier: Predecessor | None) -> str:
     """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
-    source, made = workspace.read("source"), workspace.read("superresolve")
+    made = workspace.read("superresolve")
     inside = made["fidelity"]["inside"]
     mni = workspace.recipe is Recipe.MNI
     compared = "bias-corrected" if mni else "acquired"
@@ -207,9 +218,7 @@ def _sentence(workspace: Workspace, earlier: Predecessor | None) -> str:
         sentences.append(
             f"Brain-extracted, N4-corrected, normalised, affinely registered to {TEMPLATE_NAME}."
         )
-    if source["remark"]:
-        sentences.append(f"Note: {source['remark']}.")
-    sentences += [f"{remark}." for remark in workspace.remarks]
+    sentences += [f"Note: {remark}." for remark in _remarks(workspace)]
     if earlier:
         sentences.append(f"Takes the place of the earlier result {earlier.series_instance_uid}.")
     return " ".join(sentences)

@@ -115,6 +115,9 @@ class Origin:
         What is known of it.
     mr_object
         What its images are written as.
+    stack, stack_number
+        What distinguishes the sources from the other stacks of their series, and which of several
+        they are, from 0; empty and 0 where they are the whole series.
     """
 
     sources: tuple[Dataset, ...]
@@ -122,6 +125,8 @@ class Origin:
     provenance: Provenance
     facts: Facts
     mr_object: MRObject = MRObject.CLASSIC
+    stack: str = ""
+    stack_number: int = 0
 
     @cached_property
     def first(self) -> Dataset:
@@ -145,13 +150,16 @@ class Origin:
 
     def series_number(self, kind: ResultKind) -> int:
         """Return the SeriesNumber."""
-        ours = SERIES_NUMBER_STEP * (list(ResultKind).index(kind) + 1)
+        kinds = list(ResultKind)
+        ours = SERIES_NUMBER_STEP * (len(kinds) * self.stack_number + kinds.index(kind) + 1)
         return int(self.first.get("SeriesNumber") or 0) + ours
 
     def describe(self, kind: ResultKind, spacing_mm: float, space: str = "") -> str:
         """Return a SeriesDescription: what it is, its slices, and what it was made of."""
         name = str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "MR")
-        return f"{TITLES[kind]}{space} {spacing_mm:.1f}mm {name}"[:64]
+        # Which stack it is of must not be cut off; a long name may.
+        stack = f" {self.stack}"[:32] if self.stack else ""
+        return f"{TITLES[kind]}{space} {spacing_mm:.1f}mm {name}"[: 64 - len(stack)] + stack
 
     @cached_property
     def software_versions(self) -> list[str]:

@@ -23,9 +23,12 @@ from mrisr_node.volumes.geometry import Affine, lps_to_ras
 __all__ = [
     "Acquisition",
     "Slice",
+    "acquisition_of",
+    "of_one_patient",
     "read_acquisition",
     "readable_header",
     "rescales_of",
+    "same_plane",
     "slices_of",
 ]
 
@@ -147,17 +150,27 @@ def read_acquisition(datasets: Iterable[Dataset]) -> Acquisition:
 
     Raises
     ------
-    NotEligible
-        The series is something else by nature: several orientations, several images at one place.
-    ConversionError
-        The series should be a volume and is not: slices are missing or unevenly spaced, or they
-        are not all of one patient, one study and one frame of reference.
+    NotEligible, ConversionError
+        As `acquisition_of`; or they are not all of one patient, one study and one frame of
+        reference.
     """
-    of_one = map(slices_of, _of_one_patient(datasets))
-    slices = list(islice(chain.from_iterable(of_one), _MOST_SLICES + 1))
+    return acquisition_of(chain.from_iterable(map(slices_of, of_one_patient(datasets))))
+
+
+def acquisition_of(images: Iterable[Slice]) -> Acquisition:
+    """Order slices and check that they make one regular volume.
+
+    Raises
+    ------
+    NotEligible
+        They are something else by nature: several orientations, several images at one place.
+    ConversionError
+        They should be a volume and are not: some are missing or unevenly spaced.
+    """
+    slices = list(islice(images, _MOST_SLICES + 1))
     if len(slices) > _MOST_SLICES:
         raise NotEligible(f"the series has more than {_MOST_SLICES} images; one volume has fewer")
-    _same_plane(slices)
+    _like_the_first(slices)
     first = slices[0]
     normal = np.cross(first.row_cosine, first.column_cosine)
     slices.sort(key=lambda s: (float(normal @ s.position), s.sop_instance_uid, s.frame))
@@ -229,7 +242,7 @@ def readable_header() -> Iterator[None]:
         ) from error
 
 
-def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
+def of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
     """Pass on instances that belong together; raise at the first that does not.
 
     A Series Instance UID alone says little: two senders may use one for two patients.
@@ -251,27 +264,30 @@ def _of_one_patient(datasets: Iterable[Dataset]) -> Iterator[Dataset]:
         yield dataset
 
 
-def _same_plane(slices: Sequence[Slice]) -> None:
+def same_plane(one: Slice, other: Slice) -> str:
+    """Return in what two slices differ that slices of one volume have in common; or nothing."""
+    turned = max(
+        float(np.abs(other.row_cosine - one.row_cosine).max()),
+        float(np.abs(other.column_cosine - one.column_cosine).max()),
+    )
+    if turned > _ORIENTATION:
+        return "orientations"
+    if (other.rows, other.columns) != (one.rows, one.columns):
+        return "sizes"
+    apart = (abs(a - b) for a, b in zip(other.pixel_spacing, one.pixel_spacing, strict=True))
+    return "pixel spacings" if max(apart) > _SPACING else ""
+
+
+def _like_the_first(slices: Sequence[Slice]) -> None:
     if not slices:
         raise NotEligible("the series holds no image")
-    first = slices[0]
     for s in slices:
         _possible(s)
-        turned = max(
-            float(np.abs(s.row_cosine - first.row_cosine).max()),
-            float(np.abs(s.column_cosine - first.column_cosine).max()),
-        )
-        if turned > _ORIENTATION:
+        if several := same_plane(slices[0], s):
+            meaning = " (a localizer or a radial stack)" if several == "orientations" else ""
             raise NotEligible(
-                "the images lie in several orientations (a localizer or a radial stack); one series"
-                " must be one volume"
+                f"the images have several {several}{meaning}; one volume has one of them"
             )
-        if (s.rows, s.columns) != (first.rows, first.columns):
-            raise NotEligible("the images have several sizes; one series must be one volume")
-        if max(abs(a - b) for a, b in zip(s.pixel_spacing, first.pixel_spacing, strict=True)) > (
-            _SPACING
-        ):
-            raise NotEligible("the images have several pixel spacings; one series is one volume")
 
 
 def _possible(s: Slice) -> None:

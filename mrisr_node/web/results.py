@@ -6,9 +6,9 @@ import zipfile
 from collections.abc import Iterator
 from datetime import datetime
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.templating import Jinja2Templates
@@ -32,6 +32,9 @@ _PLANE_NAMES = {
 }
 
 
+Stack = Annotated[int, Query(ge=1, description="which of the stacks of the series, from 1")]
+
+
 class ResidualView(BaseModel):
     """How far something, degraded again, departs from the acquired slices inside the brain."""
 
@@ -45,6 +48,8 @@ class ResultView(BaseModel):
     """What is known of the newest result of a series that the PACS has."""
 
     id: int
+    stack: int = Field(description="which of the stacks of the series, from 1")
+    stacks: list[str] = Field(description="what distinguishes the stacks that were processed")
     description: str
     delivered_at: float = Field(description="when the PACS showed it, seconds since 1970")
     derivation: str = Field(description="method, checkpoint, profile, fidelity and remarks")
@@ -68,15 +73,16 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     """Return the routes under ``/api/results`` and the page of a result."""
     router = APIRouter()
 
-    def known(series_id: int) -> Findings:
-        found = findings(settings, series_id)
+    def known(series_id: int, stack: int) -> Findings:
+        found = findings(settings, series_id, stack)
         if found is None:
-            raise HTTPException(404, f"series {series_id} has no result in the PACS")
+            which = f"series {series_id}" if stack == 1 else f"stack {stack} of series {series_id}"
+            raise HTTPException(404, f"{which} has no result in the PACS")
         return found
 
     @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")
-    def one_result(series_id: int) -> ResultView:
-        return _view(settings, known(series_id))
+    def one_result(series_id: int, stack: Stack = 1) -> ResultView:
+        return _view(settings, known(series_id, stack), stack)
 
     @router.get(
         "/api/results/{series_id}/previews/{plane}/{side}",
@@ -85,8 +91,8 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         response_class=FileResponse,
         responses={200: {"content": {"image/png": {}}}},
     )
-    def preview(series_id: int, plane: Plane, side: Side) -> Response:
-        path = known(series_id).previews / f"{plane}-{side}.png"
+    def preview(series_id: int, plane: Plane, side: Side, stack: Stack = 1) -> Response:
+        path = known(series_id, stack).previews / f"{plane}-{side}.png"
         if not path.is_file():
             raise HTTPException(404, f"the pictures of series {series_id} are no longer kept")
         return FileResponse(path, media_type="image/png")
@@ -98,13 +104,13 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"application/zip": {}}}},
     )
-    def dicom(series_id: int) -> Response:
-        found = known(series_id)
+    def dicom(series_id: int, stack: Stack = 1) -> Response:
+        found = known(series_id, stack)
         try:
             file = _zipped(settings, found)
         except DeliveryError as error:
             raise HTTPException(503, str(error)) from error
-        name = f"result-{series_id}.zip"
+        name = f"result-{series_id}.zip" if stack == 1 else f"result-{series_id}-{stack}.zip"
         return StreamingResponse(
             _chunks(file),
             media_type="application/zip",
@@ -112,8 +118,8 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         )
 
     @router.get("/results/{series_id}", include_in_schema=False)
-    def page(request: Request, series_id: int) -> Response:
-        view = _view(settings, known(series_id))
+    def page(request: Request, series_id: int, stack: Stack = 1) -> Response:
+        view = _view(settings, known(series_id, stack), stack)
         return templates.TemplateResponse(
             request,
             "result.html",
@@ -130,12 +136,14 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     return router
 
 
-def _view(settings: Settings, found: Findings) -> ResultView:
+def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
     source, made = found.known["source"], found.known["superresolve"]
     result = found.known["result"]
     there = found.previews.is_dir()
     return ResultView(
         id=found.series_id,
+        stack=stack,
+        stacks=list(found.stacks),
         description=found.description,
         delivered_at=found.delivered_at,
         derivation=result["description"],
@@ -152,7 +160,7 @@ def _view(settings: Settings, found: Findings) -> ResultView:
         seconds=dict(found.seconds),
         series=dict(found.series),
         previews=[
-            f"/api/results/{found.series_id}/previews/{plane}/{side}"
+            f"/api/results/{found.series_id}/previews/{plane}/{side}?stack={stack}"
             for plane in PLANES
             for side in SIDES
             if there

@@ -37,7 +37,8 @@ def sample(tmp_path_factory):
 
 
 def test_thick_slices_are_selected(sample):
-    assert select(_headers(sample.paths), RULES).distance == pytest.approx(5)
+    [stack] = select(_headers(sample.paths), RULES).stacks
+    assert stack.acquisition.distance == pytest.approx(5)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -65,7 +66,8 @@ def test_what_is_no_volume_of_a_head_is_refused_with_a_reason(shared_data, name)
 def test_the_shared_series_are_told_apart(shared_data, name, chosen):
     for paths in find_series(shared_data(f"series/{name}")).values():
         if chosen:
-            assert select(_headers(paths), RULES).distance > 4
+            [stack] = select(_headers(paths), RULES).stacks
+            assert stack.acquisition.distance > 4
         else:
             with pytest.raises((NotEligible, SeriesError)):
                 select(_headers(paths), RULES)

@@ -111,7 +111,7 @@ def test_a_damaged_dead_letter_is_not_sent(settings, pacs, deliverable, deliver)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("source.nii.gz", "cut"), ("source.nii.gz", "empty"), ("brain.nii.gz", "cut"),
-     ("brain.json", "cut"), ("source.json", "empty")],
+     ("brain.json", "cut"), ("source.json", "empty"), ("stacks.json", "cut")],
 )  # fmt: skip
 def test_a_damaged_intermediate_is_computed_anew(settings, tmp_path, monkeypatch, name, kind):
     seen = []
@@ -138,7 +138,7 @@ def test_a_damaged_intermediate_is_computed_anew(settings, tmp_path, monkeypatch
     assert Job.get().stage == Stage.SUPERRESOLVE
     assert [failure.kind for failure in Failure.select()] == ["ResultGone"]
     # The same bytes again, unless that note itself was damaged.
-    assert (seen[0] == seen[1]) is (name != "source.json")
+    assert (seen[0] == seen[1]) is (name != "stacks.json")
 
 
 def test_a_damaged_transform_is_seen_before_the_work(settings, tmp_path):
