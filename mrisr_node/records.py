@@ -34,31 +34,11 @@ from mrisr_node.logs import get_logger
 from mrisr_node.migrations import up_to_date
 
 __all__ = [
-    "ACTIVE",
-    "DIED",
-    "DISK_FULL",
-    "ApiToken",
-    "Beat",
-    "CommitmentReport",
-    "CommitmentRequest",
-    "Failure",
-    "Instance",
-    "Job",
-    "RefusalReport",
-    "Rejection",
-    "ResultSeries",
-    "Series",
-    "StageRun",
-    "State",
-    "StateError",
-    "Transition",
-    "User",
-    "WebSession",
-    "connection",
-    "open_records",
-    "owner_name",
-    "transaction",
-]
+    "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Beat", "CommitmentReport", "CommitmentRequest",
+    "Failure", "Instance", "Job", "RefusalReport", "Rejection", "ResultSeries", "Series",
+    "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
+    "open_records", "owner_name", "transaction",
+]  # fmt: skip
 
 database = DatabaseProxy()
 

@@ -158,7 +158,7 @@ def _frame_type(origin: Origin, content: Content, keyword: str) -> dict[str, obj
         "PixelPresentation": "MONOCHROME",
         "VolumetricProperties": "VOLUME",
         "VolumeBasedCalculationTechnique": "NONE",
-        "ComplexImageComponent": "MIXED" if content.kind is ResultKind.CHANGE else "MAGNITUDE",
+        "ComplexImageComponent": "MAGNITUDE",
         "AcquisitionContrast": _CONTRASTS.get(origin.facts.contrast or "", "UNKNOWN"),
     }
 
@@ -196,15 +196,10 @@ def _shared(origin: Origin, content: Content) -> Dataset:
         echo = Dataset()
         echo.EffectiveEchoTime = float(acquired.EchoTime)
         groups.MREchoSequence = [echo]
-    if acquired.RepetitionTime is not None:
-        timing = Dataset()
-        timing.RepetitionTime = acquired.RepetitionTime
-        timing.FlipAngle = acquired.get("FlipAngle")
-        timing.EchoTrainLength = acquired.EchoTrainLength
-        for keyword in ("FlipAngle", "EchoTrainLength"):
-            if timing[keyword].value is None:
-                del timing[keyword]
-        groups.MRTimingAndRelatedParametersSequence = [timing]
+    # Whole or not at all (C.8.13.5.2): a classic source knows neither its energy nor its gradients.
+    of_source = (origin.first.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    if timing := of_source.get("MRTimingAndRelatedParametersSequence"):
+        groups.MRTimingAndRelatedParametersSequence = timing
     for keyword, value in _frame_type(origin, content, "FrameType").items():
         setattr(kind, keyword, value)
     groups.MRImageFrameTypeSequence = [kind]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
+from io import BytesIO
 from tempfile import TemporaryFile
 from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
+from pydicom.dataset import Dataset
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.templating import Jinja2Templates
 
@@ -182,21 +185,33 @@ def _zipped(settings: Settings, found: Findings) -> BinaryIO:
     """
     pacs = Pacs(settings)
     # In the system's folder for such files: the data folder is for what must not be lost.
-    file = TemporaryFile()  # noqa: SIM115 - whoever sends it closes it
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for kind, uid in found.series.items():
-            count = 0
-            for dataset in pacs.retrieve(found.study_instance_uid, uid):
-                count += 1
-                with archive.open(f"{kind}/{count:04d}.dcm", "w") as entry:
-                    dataset.save_as(entry, enforce_file_format=True)
-            if count < found.instances[uid]:
-                raise DeliveryError(
-                    f"the PACS has {count} of {found.instances[uid]} instances of the series"
-                    f" {kind}; look there"
+    with ExitStack() as until_whole:
+        file = until_whole.enter_context(TemporaryFile())
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for kind, uid in found.series.items():
+                _add(
+                    archive,
+                    kind,
+                    pacs.retrieve(found.study_instance_uid, uid),
+                    found.instances[uid],
                 )
+        until_whole.pop_all()
     file.seek(0)
     return file
+
+
+def _add(archive: zipfile.ZipFile, kind: str, datasets: Iterator[Dataset], expected: int) -> None:
+    """Put the instances of a series into an archive."""
+    count = 0
+    for dataset in datasets:
+        count += 1
+        encoded = BytesIO()  # pydicom goes back while it writes, which an archive cannot
+        dataset.save_as(encoded, enforce_file_format=True)
+        archive.writestr(f"{kind}/{count:04d}.dcm", encoded.getbuffer())
+    if count < expected:
+        raise DeliveryError(
+            f"the PACS has {count} of {expected} instances of the series {kind}; look there"
+        )
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

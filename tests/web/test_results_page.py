@@ -141,6 +141,40 @@ def test_all_files_in_one(door, series_id, results):
     assert found == sent
 
 
+def test_each_stack_of_a_series_has_its_page(signed_in, door, results):
+    one = known(results)
+    job = Job.create(
+        series=Series.create(
+            series_instance_uid="2.25.4712", study_instance_uid="2.25.4711", description="T2 two"
+        ),
+        recipe=Recipe.NATIVE.value,
+        result_series_uid="2.25.4713",
+        delivered_at=1.8e9,
+        outcome=json.dumps(
+            {
+                "stacks": [
+                    {"label": "TE 13 ms", **one},
+                    {"label": "TE 98 ms", **one, "source": {"thickness_mm": 6.0}},
+                ]
+            }
+        ),
+    )
+    with door.tool() as tool:
+        second = tool.get(f"/api/results/{job.series_id}", params={"stack": 2}).json()
+        assert second["stacks"] == ["TE 13 ms", "TE 98 ms"]
+        assert (second["stack"], second["acquired_thickness_mm"]) == (2, 6.0)
+        for stack, status in ((3, 404), (0, 422)):
+            answer = tool.get(f"/api/results/{job.series_id}", params={"stack": stack})
+            assert answer.status_code == status
+    page = signed_in
+    page.goto(f"{door.url}/results/{job.series_id}")
+    stacks = page.get_by_role("navigation", name="Stacks of the series")
+    expect(stacks.get_by_text("TE 13 ms")).to_have_attribute("aria-current", "page")
+    stacks.get_by_role("link", name="TE 98 ms").click()
+    expect(page).to_have_url(f"{door.url}/results/{job.series_id}?stack=2")
+    expect(stacks.get_by_text("TE 98 ms")).to_have_attribute("aria-current", "page")
+
+
 @pytest.mark.parametrize("width", [1280, 360])
 def test_the_page_says_what_a_reader_needs(signed_in, door, series_id, tmp_path, width):
     page = signed_in
