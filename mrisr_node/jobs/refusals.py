@@ -13,7 +13,7 @@ from peewee import PeeweeException
 
 from mrisr_node import records
 from mrisr_node.delays import is_due, retry_delay
-from mrisr_node.errors import NodeError
+from mrisr_node.errors import ConversionError, NodeError
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.stages import SENDING, Stage
 from mrisr_node.jobs.workspace import read_headers
@@ -21,6 +21,7 @@ from mrisr_node.records import Instance, Job, RefusalReport, Series, State
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.refusal import write_refusal
 from mrisr_node.settings import Settings
+from mrisr_node.volumes.acquisition import of_one_patient
 
 __all__ = ["Refusals"]
 
@@ -40,6 +41,8 @@ class Refusals:
         )
         self._tries: dict[int, tuple[int, float]] = {}
         """Of each series: how often it was tried in vain, and when it is its turn again."""
+        self._untellable: set[int] = set()
+        """Series whose instances do not belong together."""
 
     def run(self, stop: threading.Event) -> None:
         """Send reports until told to stop."""
@@ -55,10 +58,13 @@ class Refusals:
         sent = 0
         for series in self._untold():
             tries, due = self._tries.get(series.id, (0, 0.0))
-            if not is_due(due, time.time()):
+            if series.id in self._untellable or not is_due(due, time.time()):
                 continue
             try:
                 self._send(series)
+            except ConversionError as error:
+                self._untellable.add(series.id)
+                _log.warning("series %d: its refusal is told nowhere: %s", series.id, error)
             except Exception as error:  # noqa: BLE001 - odd headers are what gets refused
                 delay = retry_delay(tries + 1, self._settings.delivery_first_delay)
                 self._tries[series.id] = tries + 1, time.time() + delay
@@ -92,7 +98,8 @@ class Refusals:
         )
 
     def _send(self, series: Series) -> None:
-        sources = read_headers(self._spool.paths(series))
+        # One of slices of two patients would tell each of the other.
+        sources = list(of_one_patient(read_headers(self._spool.paths(series))))
         at = datetime.fromtimestamp(series.state_at, tz=UTC)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "refusal.dcm"

@@ -98,6 +98,24 @@ def test_a_result_that_was_not_taken_is_no_refusal(settings, tmp_path):
     assert Refusals(settings).sweep() == 0
 
 
+def test_slices_of_two_patients_get_a_report_in_neither_study(settings, orthanc, tmp_path):
+    study = Study(patient_id=generate_uid()[-12:])
+    sample = write_sample(tmp_path, Acquisition(slices=8, matrix=32), study=study)
+    other = dcmread(sample.paths[3])
+    other.PatientID = "somebody else"
+    other.save_as(sample.paths[3])
+    for path in sample.paths:
+        spooling.put(settings, path)
+    series = Series.get(Series.series_instance_uid == sample.series_uid)
+    for state in (State.COMPLETE, State.FAILED):
+        series.move(state, "the series holds slices of several patients")
+    orthanc.wait_ready()
+    refusals = Refusals(settings)
+    assert (refusals.sweep(), refusals.sweep()) == (0, 0)
+    assert refusals._tries == {}
+    assert _reports(settings, series) == []
+
+
 def test_the_report_is_conformant(tmp_path):
     sample = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
     headers = read_headers(sample.paths)
