@@ -157,9 +157,12 @@ class Origin:
     def describe(self, kind: ResultKind, spacing_mm: float, space: str = "") -> str:
         """Return a SeriesDescription: what it is, its slices, and what it was made of."""
         name = str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "MR")
-        # Which stack it is of must not be cut off; a long name may.
         stack = f" {self.stack}"[:32] if self.stack else ""
-        return f"{TITLES[kind]}{space} {spacing_mm:.1f}mm {name}"[: 64 - len(stack)] + stack
+        slices = f"{space} {spacing_mm:.1f}mm "
+        # A long name is cut, alike in all series of a result: the viewer knows by it what belongs
+        # together, and people by what follows it which stack it is.
+        room = 64 - max(map(len, TITLES.values())) - len(slices) - len(stack)
+        return f"{TITLES[kind]}{slices}{name[:room]}{stack}"
 
     @cached_property
     def software_versions(self) -> list[str]:

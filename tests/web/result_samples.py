@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from web_samples import SampleStudy, as_file, make_study
 
 from mrisr_node.choices import ResultKind
 from mrisr_node.results.classic_mr import write_classic
-from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
-from mrisr_node.results.origin import Provenance, WrittenSeries
+from mrisr_node.results.mr_content import Content, change_map, fidelity_map, thin_slices
+from mrisr_node.results.origin import Origin, Provenance, WrittenSeries
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
 from mrisr_node.volumes.conversion import convert
@@ -33,7 +34,11 @@ class ResultSet:
     files: list[Path]
 
 
-def write_result_set(folder: Path, description: str = "T1 axial") -> ResultSet:
+def write_result_set(
+    folder: Path,
+    description: str = "T1 axial",
+    write_mr: Callable[[Path, Origin, Content], WrittenSeries] = write_classic,
+) -> ResultSet:
     """Write sources and result; map and change are high in one corner of the head alone."""
     sample = make_study(description)
     sources = []
@@ -58,17 +63,15 @@ def write_result_set(folder: Path, description: str = "T1 axial") -> ResultSet:
     residual = Volume(_corner(thick), thick.affine)
     change = Volume(_corner(thin), affine)
     content = thin_slices(origin, thin)
-    image = write_classic(folders[ResultKind.IMAGE], origin, content)
+    image = write_mr(folders[ResultKind.IMAGE], origin, content)
     series = {
         ResultKind.IMAGE: image,
-        ResultKind.FIDELITY: write_classic(
+        ResultKind.FIDELITY: write_mr(
             folders[ResultKind.FIDELITY],
             origin,
             fidelity_map(origin, residual),
         ),
-        ResultKind.CHANGE: write_classic(
-            folders[ResultKind.CHANGE], origin, change_map(origin, change)
-        ),
+        ResultKind.CHANGE: write_mr(folders[ResultKind.CHANGE], origin, change_map(origin, change)),
         ResultKind.MASK: write_brain_mask(
             folders[ResultKind.MASK], origin, image, content, mask.data > 0.5
         ),
