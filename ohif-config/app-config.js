@@ -8,7 +8,12 @@ window.config = {
 
   // Studies that hold an original and its result open in the comparison; others as OHIF does.
   modesConfiguration: {
-    '@ohif/mode-longitudinal': { hangingProtocol: { $set: ['mrisrSideBySide', 'default'] } },
+    '@ohif/mode-longitudinal': {
+      hangingProtocol: { $set: ['mrisrSideBySide', 'default'] },
+      sopClassHandlers: {
+        $unshift: ['@mrisr/extension-compare.sopClassHandlerModule.mrisrStacks'],
+      },
+    },
   },
   customizationService: { global: { 'ohif.tours': { $set: [] } } },
 

@@ -6,6 +6,7 @@ import { flicker } from './flicker.js';
 import { notices } from './notice.js';
 import { choosePair, companionsOf, pinned } from './pairing.js';
 import { HAS_PAIR, ROLE, needs, protocols } from './protocols.js';
+import { stacks } from './stacks.js';
 
 /** Original, result and what accompanies it, by role; empty where the study has no pair. */
 function roles(servicesManager) {
@@ -60,6 +61,7 @@ export default {
   version: '0.1.0',
   preRegistration,
   getHangingProtocolModule: () => protocols.map(protocol => ({ name: protocol.id, protocol })),
+  getSopClassHandlerModule: stacks,
   getCommandsModule: ({ servicesManager }) => ({
     definitions: { mrisrFlicker: { commandFn: () => flicker(servicesManager) } },
     defaultContext: 'DEFAULT',

@@ -52,12 +52,14 @@ export function pinned(search) {
  */
 export function choosePair(displaySets, wanted = {}) {
   const images = displaySets.filter(isImage);
-  const named = uid => images.find(displaySet => displaySet.SeriesInstanceUID === uid);
+  const named = uid => images.filter(displaySet => displaySet.SeriesInstanceUID === uid);
   const originals = images.filter(isOriginal);
   const results = images.filter(isResult).sort(newestFirst);
 
-  const source = wanted.source && named(wanted.source);
-  const result = wanted.result && named(wanted.result);
+  const [result] = named(wanted.result);
+  // A series of several volumes (see `stacks.js`): the one that the result is made of.
+  const sources = named(wanted.source);
+  const source = (result && sources.length > 1 && originalOf(result, sources)) || sources[0];
   if (source && result) return { source, result };
   if (result) return pair(originalOf(result, originals), result);
   if (source) return pair(source, results.find(r => originalOf(r, originals) === source));
@@ -77,11 +79,10 @@ export function originalOf(result, originals) {
   const images = new Set(
     result.instances.flatMap(sourceImages).map(item => item.ReferencedSOPInstanceUID)
   );
-  const referenced = originals.find(
-    original =>
-      series.has(original.SeriesInstanceUID) ||
+  const referenced =
+    originals.find(original =>
       original.instances.some(instance => images.has(instance.SOPInstanceUID))
-  );
+    ) ?? originals.find(original => series.has(original.SeriesInstanceUID));
   // References that lead to no series of this study: better no pair than a wrong one.
   if (referenced || images.size + series.size > 0) return referenced;
 
