@@ -123,22 +123,23 @@ class Evaluation:
 
     def table(self) -> str:
         """Return a table for people, subjects first, then means with their intervals."""
+        wide = max([34, *(len(score.subject) for score in self.scores)]) + 2
         width = max([6, *(len(score.method) for score in self.scores)]) + 2
         lines = [
             f"thickness {self.thickness_mm:g} mm, gap {self.gap_mm:g} mm, along {self.axis}, "
             f"{self.profile} profile, noise {100 * self.noise:g} %, "
             f"partial Fourier {self.partial_fourier:g}",
-            f"{'volume':<36}{'method':<{width}}{'PSNR dB':>9}{'SSIM':>8}{'HFEN':>8}{'s':>9}"
+            f"{'volume':<{wide}}{'method':<{width}}{'PSNR dB':>9}{'SSIM':>8}{'HFEN':>8}{'s':>9}"
             f"{'MiB':>8}{'residual %: median':>20}{'p99':>7}",
         ]
         lines += [
-            f"{s.subject:<36}{s.method:<{width}}{s.psnr_db:>9.2f}{s.ssim:>8.4f}{s.hfen:>8.4f}"
+            f"{s.subject:<{wide}}{s.method:<{width}}{s.psnr_db:>9.2f}{s.ssim:>8.4f}{s.hfen:>8.4f}"
             f"{s.seconds:>9.2f}{s.peak_mib:>8.0f}{100 * s.residual_median:>20.2f}"
             f"{100 * s.residual_p99:>7.2f}"
             for s in self.scores
         ]
         lines += [
-            f"{'mean':<36}{s.method:<{width}}{s.psnr_db[0]:>9.2f}{s.ssim[0]:>8.4f}"
+            f"{'mean':<{wide}}{s.method:<{width}}{s.psnr_db[0]:>9.2f}{s.ssim[0]:>8.4f}"
             f"{s.hfen[0]:>8.4f}{s.seconds:>9.2f}{s.peak_mib:>8.0f}{100 * s.residual_median:>20.2f}"
             f"{100 * s.residual_p99:>7.2f}  [{s.psnr_db[1]:.2f}, {s.psnr_db[2]:.2f}] dB"
             for s in self.summaries()
