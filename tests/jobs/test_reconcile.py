@@ -17,6 +17,7 @@ from mrisr_node.beats import signs
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs import reconcile
 from mrisr_node.jobs import rounds as rounds_module
+from mrisr_node.jobs.history import note_result_series
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.rounds import Rounds
 from mrisr_node.node.orthanc import OrthancProcess
@@ -261,12 +262,13 @@ def test_no_series_of_a_result_is_looked_at(make_settings, monkeypatch):
     open_records(settings.database_path)
     source = Series.create(series_instance_uid="1.1", study_instance_uid="1")
     written = {"fidelity": {"series_instance_uid": "1.3", "instances": 8}}
-    Job.create(
+    job = Job.create(
         series=source,
         recipe="native",
         result_series_uid="1.2",
         outcome=json.dumps({"result": {"series": written}}),
     )
+    note_result_series(job)
     reconciler = Reconciler(settings)
     asked = []
     monkeypatch.setattr(reconciler, "_get", lambda *path: asked.append(path) or {})
