@@ -1,14 +1,8 @@
 """Results of real series of several scanners, in every orientation that they came in."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
-from dicom_checks import dciodvfy
+from dicom_checks import dciodvfy, read_by_dcm2niix
 from dicom_standard import dicom_validator
 from result_sets import write_all
 
@@ -18,19 +12,6 @@ from mrisr_node.jobs.resolve import find_series
 # GE axial, its slices a little askew; Siemens sagittal, on the side and face down; and Enhanced
 # multi-frame. The other archives hold what is refused: mosaics, single images, thin slices.
 ARCHIVES = ("papaya_brain", "qa_decub_HFDL_t1sag", "qa_decub_HFP_t1sag", "qa_xa30_T1_enh")
-
-
-def _read_by_dcm2niix(paths, folder: Path):
-    folder.mkdir()
-    for number, path in enumerate(paths):
-        shutil.copy(path, folder / f"{number:04d}.dcm")
-    tool = Path(sys.executable).with_name("dcm2niix")
-    subprocess.run(
-        [tool, "-b", "n", "-z", "n", "-f", "volume", "-o", folder, folder],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    [image] = folder.glob("volume*.nii")
-    return nib.load(image)
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -44,10 +25,8 @@ def test_every_object_is_conformant_and_lies_where_its_source_lies(shared_data, 
                 found = [line for line in dciodvfy(path) if "Illegal root for UID" not in line]
                 assert found == [], (name, kind)
                 assert dicom_validator(path) == [], (name, kind)
-        source = _read_by_dcm2niix(paths, tmp_path / f"{number}-source")
-        made = _read_by_dcm2niix(
-            result.written[ResultKind.IMAGE].paths, tmp_path / f"{number}-made"
-        )
+        source = read_by_dcm2niix(paths, tmp_path / f"{number}-source")
+        made = read_by_dcm2niix(result.written[ResultKind.IMAGE].paths, tmp_path / f"{number}-made")
         data = source.get_fdata()
         brightest = np.unravel_index(np.argmax(data), data.shape)
         place = (source.affine @ [*brightest, 1])[:3]
