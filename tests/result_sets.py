@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from origins import FACTS, origin_of
+from origins import FACTS, MADE_BY, origin_of
 from pydicom import dcmread
 
 from mrisr_node.choices import ResultKind
@@ -35,7 +35,9 @@ class Result:
         return dcmread(self.written[kind].paths[0])
 
 
-def write_all(folder: Path, paths, facts=FACTS, write_mr=write_classic) -> Result:
+def write_all(
+    folder: Path, paths, facts=FACTS, write_mr=write_classic, provenance=MADE_BY
+) -> Result:
     conversion = convert(paths)
     thick = conversion.volume
     affine = thick.affine.copy()
@@ -47,7 +49,7 @@ def write_all(folder: Path, paths, facts=FACTS, write_mr=write_classic) -> Resul
     change = Volume(noise.normal(0, 9, thin.data.shape).astype(np.float32), affine)
     brain = Volume((thick.data > 0.5 * thick.data.max()).astype(np.float32), thick.affine)
     mask = resampled(brain, affine, thin.data.shape)
-    origin = origin_of(map(dcmread, paths), conversion.acquisition, facts=facts)
+    origin = origin_of(map(dcmread, paths), conversion.acquisition, provenance, facts)
     for kind in ResultKind:
         (folder / kind).mkdir(parents=True)
     content = thin_slices(origin, thin)
