@@ -175,7 +175,7 @@ def _dicomweb() -> Iterator[str]:
     }
 
     def rows() -> Iterator[tuple[str, ...]]:
-        for transaction, templates in dicomweb.RESOURCES.items():
+        for transaction, templates in dicomweb._RESOURCES.items():
             method = "POST" if transaction.startswith("Store") else "GET"
             for template in templates:
                 yield transaction, method, f"`{dicomweb.ROOT}{template.format(**names)}`"

@@ -158,7 +158,7 @@ def _frame_type(origin: Origin, content: Content, keyword: str) -> dict[str, obj
         "PixelPresentation": "MONOCHROME",
         "VolumetricProperties": "VOLUME",
         "VolumeBasedCalculationTechnique": "NONE",
-        "ComplexImageComponent": "MAGNITUDE",  # what a change is computed from, too
+        "ComplexImageComponent": "MAGNITUDE",
         "AcquisitionContrast": _CONTRASTS.get(origin.facts.contrast or "", "UNKNOWN"),
     }
 
@@ -191,13 +191,15 @@ def _shared(origin: Origin, content: Content) -> Dataset:
     if content.window.function != "LINEAR":
         window.VOILUTFunction = content.window.function
     groups.FrameVOILUTSequence = [window]
-    # Repetition time and flip angle have their place in a macro that asks for SAR and operating
-    # mode too (C.8.13.5.2), which classic objects do not tell.
     acquired = carry_over(origin.first)
     if acquired.EchoTime is not None:
         echo = Dataset()
         echo.EffectiveEchoTime = float(acquired.EchoTime)
         groups.MREchoSequence = [echo]
+    # Whole or not at all (C.8.13.5.2): a classic source knows neither its energy nor its gradients.
+    of_source = (origin.first.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    if timing := of_source.get("MRTimingAndRelatedParametersSequence"):
+        groups.MRTimingAndRelatedParametersSequence = timing
     for keyword, value in _frame_type(origin, content, "FrameType").items():
         setattr(kind, keyword, value)
     groups.MRImageFrameTypeSequence = [kind]

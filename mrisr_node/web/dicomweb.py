@@ -25,7 +25,7 @@ from mrisr_node.web.guard import public_origin
 from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
 
-__all__ = ["RESOURCES", "ROOT", "gateway_router", "pacs_client"]
+__all__ = ["ROOT", "gateway_router", "pacs_client"]
 
 ROOT = "/dicom-web/"
 
@@ -42,7 +42,7 @@ _STUDY, _SERIES, _INSTANCE = (
     f"studies/{_UID}/series/{_UID}",
     f"studies/{_UID}/series/{_UID}/instances/{_UID}",
 )
-RESOURCES = {
+_RESOURCES = {
     # PS3.18 10.6
     "Search (QIDO-RS)": (
         "studies",
@@ -69,7 +69,7 @@ RESOURCES = {
 
 
 def _matching(*transactions: str) -> re.Pattern[str]:
-    templates = "|".join(name for one in transactions for name in RESOURCES[one])
+    templates = "|".join(name for one in transactions for name in _RESOURCES[one])
     return re.compile(
         templates.format(
             study=_STUDY,
