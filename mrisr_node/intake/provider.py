@@ -36,6 +36,7 @@ from mrisr_node.intake.part_10 import in_file_format
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, TRANSFER_SYNTAXES, Rejected
 from mrisr_node.intake.spool import OutOfSpace, Spool, StoreOutcome
+from mrisr_node.intake.statuses import StoreStatus
 from mrisr_node.intake.tls import server_context
 from mrisr_node.logs import start_logging
 from mrisr_node.settings import Settings, load_settings
@@ -44,10 +45,6 @@ __all__ = ["HandedOverServer", "StorageProvider", "main"]
 
 _log = logging.getLogger(__name__)
 
-_SUCCESS = 0x0000
-_DUPLICATE = 0x0111
-_NOT_AUTHORISED = 0x0124
-_OUT_OF_RESOURCES = 0xA700
 _PROVIDER = 2
 """Source of an A-ABORT (PS3.8 9.3.8): the upper layer, where 0 is whoever uses it."""
 
@@ -322,13 +319,13 @@ class StorageProvider:
             visit.guard.message_sent()
 
     def _on_echo(self, event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
-        return self._answered(event, _SUCCESS)
+        return self._answered(event, StoreStatus.SUCCESS)
 
     def _on_store(self, event: Any) -> int:  # noqa: ANN401 - pynetdicom's event
         sender = _printable(event.assoc.requestor.ae_title)
         if sender not in self._settings.accepted_ae_titles:
             _log.warning("C-STORE from AE title %r refused: not in accepted_ae_titles", sender)
-            return self._answered(event, _NOT_AUTHORISED)
+            return self._answered(event, StoreStatus.NOT_AUTHORISED)
         try:
             with records.connection():
                 return self._answered(event, self._store(event, sender))
@@ -339,7 +336,7 @@ class StorageProvider:
         except Exception:  # noqa: BLE001
             # Whatever it was, the sender must not believe that we have the instance.
             _log.exception("C-STORE from %s failed", sender)
-        return self._answered(event, _OUT_OF_RESOURCES)
+        return self._answered(event, StoreStatus.OUT_OF_RESOURCES)
 
     def _answered(self, event: Any, status: int) -> int:  # noqa: ANN401 - pynetdicom's event
         if visit := self._visit(event):
@@ -372,7 +369,7 @@ class StorageProvider:
             outcome = self._spool.store(header, draft, sender, address)
         finally:
             draft.drop()
-        return _DUPLICATE if outcome is StoreOutcome.DIFFERENT else _SUCCESS
+        return StoreStatus.DUPLICATE if outcome is StoreOutcome.DIFFERENT else StoreStatus.SUCCESS
 
 
 def _printable(title: str) -> str:

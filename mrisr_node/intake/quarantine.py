@@ -19,6 +19,7 @@ from mrisr_node.intake.header_facts import header_facts
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import Rejected
 from mrisr_node.intake.spool import Spool, StoreOutcome
+from mrisr_node.intake.statuses import StoreStatus
 from mrisr_node.records import Instance, Rejection
 from mrisr_node.settings import Settings
 
@@ -27,7 +28,6 @@ __all__ = ["NotInQuarantine", "Quarantine", "Quarantined", "Release"]
 _NAME = re.compile(r"[0-9a-f]{40}\.dcm")
 _KEY = re.compile(r"[0-9a-f]{8,40}")
 _SHOWN = 16
-_CANNOT_UNDERSTAND = 0xC000
 
 
 class NotInQuarantine(NodeError):
@@ -148,7 +148,7 @@ class Quarantine:
             said = read_file_meta_info(path)
         except Exception as error:
             words = f"cannot be read as DICOM ({type(error).__name__})"
-            raise Rejected(_CANNOT_UNDERSTAND, words) from error
+            raise Rejected(StoreStatus.CANNOT_UNDERSTAND, words) from error
         uid = str(said.get("MediaStorageSOPInstanceUID", ""))
         draft, screener = spool.draft(encoded), Screener()
         try:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from mrisr_node.intake.screening import Header, Rejected, screen
+from mrisr_node.intake.statuses import StoreStatus
 
 __all__ = ["Screener", "main"]
 
 _log = logging.getLogger(__name__)
 
-_CANNOT_UNDERSTAND = 0xC000
 _MEMORY = 1536 * 1024**2
 """Address space of the child, besides three times the file: parsing and decoding copy it."""
 _SECONDS = 20.0
@@ -173,7 +173,10 @@ class Screener:
 
 
 def _no_answer(how: str) -> dict[str, Any]:
-    return {"status": _CANNOT_UNDERSTAND, "reason": f"the process that looked at it {how}"}
+    return {
+        "status": StoreStatus.CANNOT_UNDERSTAND,
+        "reason": f"the process that looked at it {how}",
+    }
 
 
 def main() -> int:

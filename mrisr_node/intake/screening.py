@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from mrisr_node.errors import NodeError
 from mrisr_node.intake.pixel_data import PixelDataError, check_pixel_data
+from mrisr_node.intake.statuses import StoreStatus
 
 __all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "count_items", "screen"]
 
@@ -105,9 +106,11 @@ def screen(path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
     except Rejected:
         raise
     except PixelDataError as error:
-        raise Rejected(0xC000, str(error)) from error
+        raise Rejected(StoreStatus.CANNOT_UNDERSTAND, str(error)) from error
     except Exception as error:
-        raise Rejected(0xC000, f"cannot be read as DICOM ({type(error).__name__})") from error
+        raise Rejected(
+            StoreStatus.CANNOT_UNDERSTAND, f"cannot be read as DICOM ({type(error).__name__})"
+        ) from error
 
 
 def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Header:
@@ -118,11 +121,13 @@ def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Head
     }
     for name, value in found.items():
         if len(value) > 64 or not _UID.fullmatch(value):
-            raise Rejected(0xC000, f"{name} is missing or no valid UID")
+            raise Rejected(StoreStatus.CANNOT_UNDERSTAND, f"{name} is missing or no valid UID")
     if found["SOPClassUID"] != sop_class_uid or found["SOPInstanceUID"] != sop_instance_uid:
-        raise Rejected(0xA900, "SOP class or instance UID differ between command and dataset")
+        raise Rejected(
+            StoreStatus.MISMATCH, "SOP class or instance UID differ between command and dataset"
+        )
     if dataset.file_meta.TransferSyntaxUID not in TRANSFER_SYNTAXES:
-        raise Rejected(0xC000, "a transfer syntax that is not accepted")
+        raise Rejected(StoreStatus.CANNOT_UNDERSTAND, "a transfer syntax that is not accepted")
     before = file.tell()
     _check_amount(file, 0, before, "before")
     file.seek(before)
@@ -147,13 +152,16 @@ def _check_amount(file: BinaryIO, start: int, end: int, where: str) -> None:
     size = end - start
     if size > _MOST_BYTES:
         raise Rejected(
-            0xC000, f"{size} bytes {where} the pixel data; at most {_MOST_BYTES} are accepted"
+            StoreStatus.CANNOT_UNDERSTAND,
+            f"{size} bytes {where} the pixel data; at most {_MOST_BYTES} are accepted",
         )
     file.seek(start)
     items = count_items(file.read(size))
     if items > _MOST_ITEMS:
         reason = f"{items} items in sequences {where} the pixel data"
-        raise Rejected(0xC000, f"{reason}; at most {_MOST_ITEMS} are accepted")
+        raise Rejected(
+            StoreStatus.CANNOT_UNDERSTAND, f"{reason}; at most {_MOST_ITEMS} are accepted"
+        )
 
 
 def _text(dataset: Dataset, name: str) -> str:

@@ -11,7 +11,7 @@ from pydicom.valuerep import PersonName
 
 from mrisr_node.results.attribute_rules import ACQUIRED, IDENTITY, PLACED
 
-__all__ = ["carry_enhanced", "carry_identity", "carry_over", "without_identity"]
+__all__ = ["ENHANCED_SERIES", "carry_enhanced", "carry_identity", "carry_over", "without_identity"]
 
 # Enhanced MR keeps these in functional groups (C.8.13.5), some under other names.
 _ENHANCED = {
@@ -46,7 +46,7 @@ _MR_TYPE_2 = (
 )
 
 
-_ENHANCED_SERIES = (
+ENHANCED_SERIES = (
     "Laterality",
     "ProtocolName",
     "AnatomicalOrientationType",
@@ -120,7 +120,7 @@ def carry_enhanced(source: Dataset) -> Dataset:
     """
     result = Dataset()
     carry_identity(result, source)
-    for keyword in _ENHANCED_SERIES:
+    for keyword in ENHANCED_SERIES:
         _carry(result, source, keyword)
     if not result.get("BodyPartExamined"):
         result.BodyPartExamined = "HEAD"

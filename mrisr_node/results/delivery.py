@@ -32,6 +32,9 @@ __all__ = ["Pacs"]
 _BATCH = 24
 _BATCH_BYTES = 64 * 1024**2
 
+# Success, and warnings of what is stored all the same (PS3.4 B.2.3).
+_STORED = frozenset({0x0000, 0xB000, 0xB006, 0xB007})
+
 # What goes wrong on the way, and what dicomweb-client raises on an answer that is none.
 _FAILURES = (
     *(requests.RequestException, OSError),
@@ -187,7 +190,7 @@ class Pacs:
                     status = peer.send_c_store(path)
                 except RuntimeError as error:
                     raise DeliveryError(f"C-STORE to {where}: the association ended") from error
-                if "Status" not in status or status.Status not in (0x0000, 0xB000, 0xB006, 0xB007):
+                if "Status" not in status or status.Status not in _STORED:
                     code = f"0x{status.Status:04X}" if "Status" in status else "no answer"
                     raise DeliveryError(f"C-STORE to {where} refused: {code}")
                 yield number + 1

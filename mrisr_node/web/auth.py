@@ -22,6 +22,7 @@ from mrisr_node.records import ApiToken, User, WebSession, open_records, transac
 from mrisr_node.settings import Settings
 
 __all__ = [
+    "TOKEN_PREFIX",
     "Person",
     "create_token",
     "ensure_admin",

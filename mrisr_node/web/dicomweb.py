@@ -42,22 +42,49 @@ _STUDY, _SERIES, _INSTANCE = (
     f"studies/{_UID}/series/{_UID}",
     f"studies/{_UID}/series/{_UID}/instances/{_UID}",
 )
-_READ = re.compile(
-    "|".join(
-        (
-            # Search (10.6)
-            "studies|series|instances",
-            rf"{_STUDY}/(?:series|instances)|{_SERIES}/instances",
-            # Retrieve (10.4)
-            rf"(?:{_STUDY}|{_SERIES}|{_INSTANCE})(?:/metadata|/rendered|/thumbnail)?",
-            rf"{_INSTANCE}/{_FRAMES}(?:/rendered|/thumbnail)?",
-            rf"{_INSTANCE}/bulk(?:/[0-9A-Fa-f]{{1,8}}){{1,31}}",
+_RESOURCES = {
+    # PS3.18 10.6
+    "Search (QIDO-RS)": (
+        "studies",
+        "series",
+        "instances",
+        "{study}/series",
+        "{study}/instances",
+        "{series}/instances",
+    ),
+    # 10.4
+    "Retrieve (WADO-RS)": (
+        *(
+            f"{level}{part}"
+            for level in ("{study}", "{series}", "{instance}")
+            for part in ("", "/metadata", "/rendered", "/thumbnail")
+        ),
+        *("{instance}/{frames}", "{instance}/{frames}/rendered", "{instance}/{frames}/thumbnail"),
+        "{instance}/{bulk}",
+    ),
+    # 10.5
+    "Store (STOW-RS)": ("studies", "{study}"),
+}
+"""What the gateway knows, by transaction; the first two are read, the last is written to."""
+
+
+def _matching(*transactions: str) -> re.Pattern[str]:
+    templates = "|".join(name for one in transactions for name in _RESOURCES[one])
+    return re.compile(
+        templates.format(
+            study=_STUDY,
+            series=_SERIES,
+            instance=_INSTANCE,
+            frames=_FRAMES,
+            bulk="bulk(?:/[0-9A-Fa-f]{1,8}){1,31}",
         )
     )
-)
+
+
+_READ = _matching("Search (QIDO-RS)", "Retrieve (WADO-RS)")
 _WHOLE = re.compile(rf"{_STUDY}|{_SERIES}|{_INSTANCE}")
 _PIXELS = re.compile(rf"/(?:{_FRAMES}|bulk/[^.]*)$")
-_STORE = re.compile(rf"studies(?:/{_UID})?")
+_STORE = _matching("Store (STOW-RS)")
 
 _TO_PACS = (
     "accept", "accept-charset", "content-type", "content-length", "range", "if-range",

@@ -7,6 +7,8 @@ anything answers there.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -85,10 +87,10 @@ class Guard:
             await refusal(scope, receive, send)
 
     async def _person(self, request: Request) -> auth.Person | None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # Other schemes are for a proxy in front. A wrong token is never saved by a cookie.
-        if scheme.lower() == "bearer":
-            return await run_in_threadpool(auth.of_token, token.strip())
+        token = _token(request.headers.get("authorization", ""))
+        # A wrong token is never saved by a cookie.
+        if token is not None:
+            return await run_in_threadpool(auth.of_token, token)
         value = request.cookies.get(cookie_name(self._settings))
         return await run_in_threadpool(auth.of_session, value) if value else None
 
@@ -126,6 +128,23 @@ class Guard:
         # Behind a proxy the page may also be open under the name that the proxy uses for us.
         own.add(f"{request.scope['scheme']}://{request.headers.get('host', '')}")
         return origin in own
+
+
+def _token(authorization: str) -> str | None:
+    """Return the token that a request comes with; None where it brings none.
+
+    Tools that know names and passwords alone send it as the password of HTTP Basic (RFC 7617).
+    Other passwords, and other schemes, are for a proxy in front. Browsers are asked for none.
+    """
+    scheme, _, credentials = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip()
+        case "basic":
+            with suppress(ValueError):
+                _, _, password = b64decode(credentials, validate=True).decode().partition(":")
+                return password if password.startswith(auth.TOKEN_PREFIX) else None
+    return None
 
 
 class SecurityHeaders:

@@ -119,20 +119,40 @@ export function companionsOf(result, displaySets) {
         displaySet.Modality === modality &&
         description(displaySet).trim() === wanted &&
         number(displaySet) === number(result) + after &&
-        made(displaySet) === made(result)
+        made(displaySet) === made(result) &&
+        isAbout(displaySet, result)
     );
     if (companion) found[role] = companion;
   }
   return found;
 }
 
+/**
+ * Whether a series refers to a result, or to slices that it was made of. Two originals may share
+ * number and description, and their results the second in which they were made.
+ */
+function isAbout(displaySet, result) {
+  const instances = instancesOf(displaySet);
+  const series = instances.flatMap(instance => listed(instance.ReferencedSeriesSequence));
+  const sources = new Set(result.instances.flatMap(sourceImages).map(referenced));
+  return (
+    series.some(item => item.SeriesInstanceUID === result.SeriesInstanceUID) ||
+    instances.flatMap(sourceImages).some(item => sources.has(referenced(item)))
+  );
+}
+
+const referenced = item => item.ReferencedSOPInstanceUID;
+
+// A segmentation is no list of instances.
+const instancesOf = displaySet =>
+  displaySet.instances?.length ? displaySet.instances : listed(displaySet.instance);
+
 const number = displaySet =>
   Number(displaySet.SeriesNumber ?? first(displaySet).SeriesNumber);
 
 function made(displaySet) {
-  // A segmentation is no list of instances.
-  const { SeriesDate = '', SeriesTime = '', ContentDate, ContentTime } =
-    displaySet.instances?.[0] ?? displaySet.instance ?? {};
+  const [{ SeriesDate = '', SeriesTime = '', ContentDate, ContentTime } = {}] =
+    instancesOf(displaySet);
   return `${ContentDate ?? SeriesDate}${ContentTime ?? SeriesTime}`;
 }
 

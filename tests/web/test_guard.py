@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from base64 import b64encode
 
 import pytest
 from starlette.routing import Mount
@@ -12,11 +13,18 @@ from web_door import Door
 from mrisr_node.web.app import create_app
 from mrisr_node.web.guard import PUBLIC
 
+
+def _basic(name: str, password: str) -> str:
+    return f"Basic {b64encode(f'{name}:{password}'.encode()).decode()}"
+
+
 STRANGERS = {
     "nothing": {},
     "wrong token": {"Authorization": "Bearer mrisr_" + "A" * 43},
     "empty token": {"Authorization": "Bearer"},
     "basic": {"Authorization": "Basic YWRtaW46YWRtaW4="},
+    "wrong token as password": {"Authorization": _basic("admin", "mrisr_" + "A" * 43)},
+    "basic that is none": {"Authorization": "Basic mrisr_"},
     "unsigned JWT": {"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."},
     "wrong cookie": {"Cookie": "mrisr-session=" + "A" * 43},
     "odd cookie": {"Cookie": "mrisr-session=\"'; DROP TABLE user; --"},
@@ -117,6 +125,17 @@ def test_other_sites_cannot_change_anything_with_a_cookie(door):
         assert client.post("/api/jobs/1/retry").status_code == 404
     with door.tool() as client:
         assert client.post("/api/jobs/1/retry").status_code == 404
+
+
+def test_a_token_is_taken_as_a_password_too(door):
+    with door.client(Authorization=_basic("whoever", door.token)) as client:
+        assert client.get("/api/jobs").status_code == 200
+        assert client.post("/api/jobs/1/retry").status_code == 404
+    with door.browser() as client:
+        # Other passwords are a proxy's, and the cookie counts; a wrong token is never saved by it.
+        for password, status in (("proxy", 200), (f"{door.token}x", 401)):
+            answer = client.get("/api/jobs", headers={"Authorization": _basic("x", password)})
+            assert answer.status_code == status
 
 
 def test_pages_may_run_nothing_but_their_own_script(door):

@@ -161,6 +161,36 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
     }
 
 
+def test_what_accompanies_a_result_refers_to_it_or_to_its_original(signed_in, door):
+    """Two originals with one number and description, their results made in the same second."""
+    page = signed_in
+    page.goto(f"{door.url}/viewer/ext/pairing.js")
+    found = page.evaluate(
+        """async () => {
+          const { companionsOf } = await import('/viewer/ext/pairing.js');
+          const at = { ContentDate: '20260101', ContentTime: '120000' };
+          const series = (uid, SeriesDescription, SeriesNumber, Modality, more) => ({
+            SeriesInstanceUID: uid, SeriesDescription, SeriesNumber, Modality, ...more });
+          const made = (uid, description, number, of) => series(uid, description, number, 'MR', {
+            instances: [{ ...at, SourceImageSequence: { ReferencedSOPInstanceUID: of } }] });
+          const mask = (uid, of) => series(uid, 'Brain of SR 1mm T1', 4001, 'SEG', {
+            instance: { ...at, ReferencedSeriesSequence: [{ SeriesInstanceUID: of }] } });
+          const results = ['a', 'b'].map(of => made(`${of}1`, 'SR 1mm T1', 1001, of));
+          const all = [
+            ...results, mask('b4', 'b1'), mask('a4', 'a1'),
+            ...['b', 'a'].map(of => made(`${of}2`, 'Fidelity of SR 1mm T1', 2001, of)),
+            ...['a', 'b'].map(of => made(`${of}3`, 'Change by SR 1mm T1', 3001, of)),
+          ];
+          return results.map(result => Object.fromEntries(
+            Object.entries(companionsOf(result, all)).map(([k, v]) => [k, v.SeriesInstanceUID])
+          ));
+        }"""
+    )
+    assert found == [
+        {"fidelity": f"{of}2", "change": f"{of}3", "mask": f"{of}4"} for of in ("a", "b")
+    ]
+
+
 def test_files_of_the_viewer(door, ohif):
     with door.tool() as tool:
         for path in ("/viewer/", "/viewer/viewer?StudyInstanceUIDs=1", "/viewer/index.html"):
