@@ -40,6 +40,9 @@ class NiiVue(StaticFiles):
     def __init__(self, settings: Settings) -> None:
         super().__init__(directory=settings.niivue_dist, check_dir=False)
 
+    async def check_config(self) -> None:
+        """Let a missing script be; the page says what to do about it."""
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file."""
         answer = await super().get_response(path, scope)

@@ -43,7 +43,7 @@ async function pane(side) {
   const view = new Niivue({
     crosshairColor: [0.9, 0.75, 0.1, 1],
     crosshairWidthUnit: 'mm',
-    crosshairWidth: 0.5,
+    crosshairWidth: 1,
     crosshairGap: 4,
     fontColor: [1, 1, 1, 1],
     fontMinPx: 16,
@@ -163,8 +163,10 @@ function show(view, images) {
   const before = view.volumes.length ? place(view) : null;
   view.volumes = images;
   view.setVolume(images[0], 0);
-  const cross = before ? view.mm2frac(before) : [0.5, 0.5, 0.5];
-  view.scene.crosshairPos = cross.every(part => part >= 0 && part <= 1) ? cross : [0.5, 0.5, 0.5];
+  const cross = before && view.mm2frac(before);
+  // At first in the middle of a voxel, so that a thick slice is left by the first step.
+  view.scene.crosshairPos = cross?.every(part => part >= 0 && part <= 1) ? cross
+    : view.vox2frac(view.frac2vox([0.5, 0.5, 0.5]));
 }
 
 async function subtract(first, second) {
