@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from viewing import PATIENCE, differ
 from web_door import Door, served
 from web_samples import HEAD
@@ -294,6 +294,18 @@ def test_a_link_names_files_of_this_node(page, door, files):
     expect(page.get_by_role("alert")).to_contain_text("status 404")
 
 
+def test_a_file_chosen_before_the_script_is_there_is_shown(page, door, files):
+    held: list[Route] = []
+    page.route("**/niivue/niivue.js", lambda route: held.append(route))
+    with page.expect_request("**/niivue/niivue.js"):
+        page.goto(f"{door.url}/compare", wait_until="commit")
+    page.locator("#first").set_input_files(files / "thick.nii")
+    expect(page.locator("#first-facts")).to_be_empty()
+    page.unroute("**/niivue/niivue.js")
+    held[0].continue_()
+    expect(page.locator("#first-facts")).to_contain_text("thick.nii: 91 ×")
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -387,6 +399,18 @@ def test_it_fits_a_phone(page, files, tmp_path):
         assert (seen(page) > 60).mean() > 0.05
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.screenshot(path=tmp_path / f"phone-{view}.png", full_page=True)
+    # A finger moves the cross of both.
+    page.get_by_label("Side by side").check()
+    start = page.locator("#first-place").inner_text()
+    canvas = page.locator("#second-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    finger = page.context.new_cdp_session(page)
+    point = {"x": box["x"] + 0.3 * box["width"], "y": box["y"] + 0.7 * box["height"]}
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
+    expect(page.locator("#first-place")).not_to_have_text(start)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert place(page, "second") == pytest.approx(place(page), abs=0.11)
     page.set_viewport_size({"width": 1280, "height": 800})
 
 

@@ -27,7 +27,10 @@ async function start() {
   panes.second.broadcastTo(panes.first, { '2d': true });
   for (const side of SIDES) {
     const input = document.getElementById(side);
-    input.addEventListener('change', () => input.files.length && take(side, input.files[0]));
+    const chosen = () => input.files.length && take(side, input.files[0]);
+    input.addEventListener('change', chosen);
+    // Whoever was faster than this script has chosen already.
+    chosen();
   }
   controls.view.forEach(radio => radio.addEventListener('change', draw));
   controls.planes.addEventListener('change', planes);
@@ -43,7 +46,7 @@ async function pane(side) {
   const view = new Niivue({
     crosshairColor: [0.9, 0.75, 0.1, 1],
     crosshairWidthUnit: 'mm',
-    crosshairWidth: 1,
+    crosshairWidth: 0.7,
     crosshairGap: 4,
     fontColor: [1, 1, 1, 1],
     fontMinPx: 16,
