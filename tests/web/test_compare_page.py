@@ -301,8 +301,8 @@ def test_a_file_chosen_before_the_script_is_there_is_shown(page, door, files):
         page.goto(f"{door.url}/compare", wait_until="commit")
     page.locator("#first").set_input_files(files / "thick.nii")
     expect(page.locator("#first-facts")).to_be_empty()
-    page.unroute("**/niivue/niivue.js")
     held[0].continue_()
+    page.unroute("**/niivue/niivue.js")
     expect(page.locator("#first-facts")).to_contain_text("thick.nii: 91 ×")
 
 
