@@ -7,7 +7,7 @@ bin := .venv/bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what is missing: Debian packages, the Python environment, the viewer
+setup: ## install what is missing: Debian packages, the Python environment, the viewers
 	@.ci/setup.sh
 
 demo: setup ## send a sample through a fresh node; DICOM=folder sends yours, EXIT=1 ends by itself
@@ -43,6 +43,7 @@ clean: ## remove what setup, tests and demo made here; data of `make up` in var/
 	-@test ! -x $(bin)/python || $(bin)/python -c "import shutil; \
 	  from mrisr_node.node.orthanc import storage_of; from mrisr_node.settings import load_settings; \
 	  shutil.rmtree(storage_of(load_settings(data_dir='var/demo')), ignore_errors=True)"
-	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache ohif-config/dist
+	rm -rf .venv .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	  ohif-config/dist ohif-config/niivue
 	rm -rf var/demo *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings a checkout to where the node can run: system packages, Python environment, viewer. What is
+# Brings a checkout to where the node can run: system packages, Python environment, viewers. What is
 # done already is not done again, so every make target calls this first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,6 +57,6 @@ if [ "$(fingerprint)" != "$(cat .setup/environment 2>/dev/null)" ] || ! .venv/bi
   echo "setup: Python environment in .venv, about 2 GB: a few minutes"
   step "Python environment" environment
 fi
-# Without npm there is no viewer; the node says so on its page and works all the same.
-step "OHIF viewer" .venv/bin/python ohif-config/fetch.py ||
-  echo "setup: going on without the viewer" >&2
+# Without npm there are no viewers; the node says so on their pages and works all the same.
+step "viewers (OHIF, NiiVue)" .venv/bin/python ohif-config/fetch.py ||
+  echo "setup: going on without them" >&2

@@ -243,8 +243,12 @@ class Settings(BaseSettings):
     ohif_dist: Path = Field(
         default=_ROOT / "ohif-config" / "dist", description="the unpacked OHIF distribution"
     )
+    niivue_dist: Path = Field(
+        default=_ROOT / "ohif-config" / "niivue", description="NiiVue's script, as fetched"
+    )
     ohif_config: Path = Field(
-        default=_ROOT / "ohif-config", description="our configuration and extension for OHIF"
+        default=_ROOT / "ohif-config",
+        description="our configuration and extension for OHIF, and the pins of both viewers",
     )
     orthanc_config: Path = Field(
         default=_ROOT / "orthanc", description="our configuration template and script for Orthanc"

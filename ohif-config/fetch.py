@@ -1,9 +1,10 @@
-"""Put OHIF's prebuilt distribution, as pinned in ``ohif.json``, into ``dist``.
+"""Put OHIF and NiiVue, prebuilt and as pinned in ``ohif.json`` and ``niivue.json``, in place.
 
-``python ohif-config/fetch.py`` asks npm for the package, compares it with the pinned digest, and
-unpacks it. OHIF is built to live at ``/``; the node serves it at ``/viewer/``, so the few absolute
-paths in it are changed on the way. A stamp makes a second run return at once. Only the standard
-library is used: this runs before anything is installed.
+``python ohif-config/fetch.py`` asks npm for each package, compares it with the pinned digest, and
+unpacks what the node serves of it: OHIF into ``dist``, NiiVue into ``niivue``. OHIF is built to
+live at ``/``; the node serves it at ``/viewer/``, so the few absolute paths in it are changed on
+the way. A stamp makes a second run return at once. Only the standard library is used: this runs
+before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DIST = HERE / "dist"
 PREFIX = "/viewer/"
 
 # Not for a viewer of MR: models for in-browser segmentation (which are fetched from elsewhere), the
@@ -31,6 +32,9 @@ UNWANTED = (
     "ort", "dicom-microscopy-viewer", "customizations", "sw.js", "google.js", "silent-refresh.html",
     "oidc-client.min.js", "app-config.js", "_headers", "_redirects", "serve.json",
 )  # fmt: skip
+
+# An ES module with all that it needs in it: no bundler, nothing fetched at run time.
+NIIVUE_FILE = "dist/index.js"
 
 # Which files name absolute paths, and how: (files, pattern, replacement). Each must be found.
 PATHS: tuple[tuple[str, str, str], ...] = (
@@ -43,51 +47,65 @@ PATHS: tuple[tuple[str, str, str], ...] = (
 
 
 class FetchError(Exception):
-    """The distribution cannot be put in place; the message says what to do."""
+    """A package cannot be put in place; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is fetched, and where it goes."""
+
+    name: str
+    place: Path
+    cut: Callable[[Path], Path]
+    """Given the unpacked package, makes the folder that is served and returns it."""
+
+    @property
+    def pin(self) -> Path:
+        """Return the file that says which package, version and digest the node was tested with."""
+        return HERE / f"{self.name.lower()}.json"
+
+    @property
+    def pinned(self) -> dict[str, str]:
+        """Return what the pin says."""
+        said: dict[str, str] = json.loads(self.pin.read_text(encoding="utf-8"))
+        return said
+
+    @property
+    def stamp(self) -> str:
+        """Return what changes whenever the result would: the pin, and this script."""
+        return hashlib.sha256(self.pin.read_bytes() + Path(__file__).read_bytes()).hexdigest()
 
 
 def main() -> int:
-    """Bring ``dist`` up to the pin; return the exit status."""
-    try:
-        changed = ensure(DIST)
-    except FetchError as error:
-        print(f"OHIF: {error}", file=sys.stderr)
-        return 1
-    if changed:
-        print(f"OHIF {pinned()['version']} is in {DIST}")
-    return 0
+    """Bring every package up to its pin; return the exit status."""
+    failed = 0
+    for package in PACKAGES:
+        try:
+            changed = ensure(package)
+        except FetchError as error:
+            print(f"{package.name}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        if changed:
+            print(f"{package.name} {package.pinned['version']} is in {package.place}")
+    return failed
 
 
-def pinned() -> dict[str, str]:
-    """Return which package, version and digest the node was tested with."""
-    pin: dict[str, str] = json.loads((HERE / "ohif.json").read_text(encoding="utf-8"))
-    return pin
-
-
-def ensure(dist: Path) -> bool:
-    """Fetch into `dist` unless it is already what the pin and this script would make."""
-    stamp = stamp_text()
-    stamp_file = dist / ".stamp"
+def ensure(package: Package) -> bool:
+    """Fetch `package` unless its place holds what the pin and this script would make."""
+    place, stamp = package.place, package.stamp
+    stamp_file = place / ".stamp"
     if stamp_file.is_file() and stamp_file.read_text(encoding="utf-8") == stamp:
         return False
-    with tempfile.TemporaryDirectory(dir=dist.parent, prefix=".ohif-") as folder:
-        archive = _pack(Path(folder))
-        verify(archive, pinned()["integrity"])
-        fresh = _unpack(archive, Path(folder))
-        _drop_unwanted(fresh)
-        move_under_prefix(fresh, PREFIX)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetch-") as folder:
+        archive = _pack(package.pinned, Path(folder))
+        verify(archive, package.pinned["integrity"])
+        fresh = package.cut(_unpack(archive, Path(folder)))
         (fresh / ".stamp").write_text(stamp, encoding="utf-8")
-        if dist.exists():
-            shutil.rmtree(dist)
-        fresh.rename(dist)
+        if place.exists():
+            shutil.rmtree(place)
+        fresh.rename(place)
     return True
-
-
-def stamp_text() -> str:
-    """Return what changes whenever the result would: the pin, and this script."""
-    return hashlib.sha256(
-        (HERE / "ohif.json").read_bytes() + Path(__file__).read_bytes()
-    ).hexdigest()
 
 
 def verify(archive: Path, integrity: str) -> None:
@@ -122,14 +140,41 @@ def _substitute(path: Path, pattern: str, replace: Callable[[re.Match[str]], str
     return changes
 
 
-def _pack(folder: Path) -> Path:
+def cut_ohif(package: Path) -> Path:
+    """Leave out what a viewer of MR does not need, and move the rest to where it is served."""
+    dist = package / "dist"
+    for name in UNWANTED:
+        path = dist / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for path in dist.rglob("*.map"):
+        path.unlink()
+    move_under_prefix(dist, PREFIX)
+    return dist
+
+
+def cut_niivue(package: Path) -> Path:
+    """Take the one file that holds everything, shaders and font too."""
+    served = package / "served"
+    served.mkdir()
+    try:
+        (package / NIIVUE_FILE).rename(served / "niivue.js")
+    except FileNotFoundError as error:
+        raise FetchError(
+            f"this NiiVue has no {NIIVUE_FILE}: fetch.py must learn where its bundle is"
+        ) from error
+    return served
+
+
+def _pack(pin: dict[str, str], folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise FetchError(
-            "npm is needed to fetch the viewer (Debian: apt-get install npm). The node runs "
-            "without it, and /viewer/ says what is missing"
+            "npm is needed to fetch it (Debian: apt-get install npm). The node runs without it, "
+            "and its page says what is missing"
         )
-    pin = pinned()
     package = f"{pin['package']}@{pin['version']}"
     run = subprocess.run(
         [npm, "pack", "--silent", "--pack-destination", str(folder), package],
@@ -151,18 +196,13 @@ def _unpack(archive: Path, folder: Path) -> Path:
             tar.extractall(folder, filter="data")
         else:
             tar.extractall(folder)  # noqa: S202
-    return folder / "package" / "dist"
+    return folder / "package"
 
 
-def _drop_unwanted(dist: Path) -> None:
-    for name in UNWANTED:
-        path = dist / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    for path in dist.rglob("*.map"):
-        path.unlink()
+PACKAGES = (
+    Package("OHIF", HERE / "dist", cut_ohif),
+    Package("NiiVue", HERE / "niivue", cut_niivue),
+)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that the node needs; nothing is changed."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        _packages, _converter, _orthanc, _viewer, _checkpoint, _brain, _data_dir, _device,
+        _packages, _converter, _orthanc, _viewers, _checkpoint, _brain, _data_dir, _device,
         _clock, _services,
     ]  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
@@ -109,20 +109,21 @@ def _orthanc(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", f"Orthanc is {binary}, its objects lie in {storage_of(settings)}")
 
 
-def _viewer(settings: Settings) -> Iterator[Finding]:
-    stamp = settings.ohif_dist / ".stamp"
-    pin = settings.ohif_config / "ohif.json"
-    hint = "run `make setup`; it needs npm"
-    if not (settings.ohif_dist / "index.html").is_file() or not stamp.is_file():
-        yield Finding("warning", f"the viewer is not in {settings.ohif_dist}", hint)
-        return
-    wanted = json.loads(pin.read_text(encoding="utf-8"))["version"]
-    # The same digest that fetch.py leaves: of the pin, and of how it is put in place.
-    recipe = pin.read_bytes() + (settings.ohif_config / "fetch.py").read_bytes()
-    if stamp.read_text(encoding="utf-8") != hashlib.sha256(recipe).hexdigest():
-        yield Finding("warning", f"the viewer is another one than OHIF {wanted}", hint)
-    else:
-        yield Finding("ok", f"OHIF {wanted} is in {settings.ohif_dist}")
+def _viewers(settings: Settings) -> Iterator[Finding]:
+    for name, place in (("OHIF", settings.ohif_dist), ("NiiVue", settings.niivue_dist)):
+        stamp = place / ".stamp"
+        pin = settings.ohif_config / f"{name.lower()}.json"
+        hint = "run `make setup`; it needs npm"
+        if not stamp.is_file():
+            yield Finding("warning", f"the viewer {name} is not in {place}", hint)
+            continue
+        wanted = json.loads(pin.read_text(encoding="utf-8"))["version"]
+        # The same digest that fetch.py leaves: of the pin, and of how it is put in place.
+        recipe = pin.read_bytes() + (settings.ohif_config / "fetch.py").read_bytes()
+        if stamp.read_text(encoding="utf-8") != hashlib.sha256(recipe).hexdigest():
+            yield Finding("warning", f"the viewer is another one than {name} {wanted}", hint)
+        else:
+            yield Finding("ok", f"{name} {wanted} is in {place}")
 
 
 def _checkpoint(settings: Settings) -> Iterator[Finding]:

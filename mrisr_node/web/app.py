@@ -16,6 +16,7 @@ from starlette.types import Scope
 from mrisr_node import __version__
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
+from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router, pacs_client
 from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
@@ -82,9 +83,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(jobs_router(settings))
     app.include_router(results_router(settings, templates))
     app.include_router(quarantine_router(settings))
+    app.include_router(compare_router(settings, templates))
     app.include_router(gateway_router(settings))
     app.mount("/pages", _Assets(directory=_PAGES))
     app.mount("/viewer", Viewer(settings))
+    app.mount("/niivue", NiiVue(settings))
     return app
 
 

@@ -38,6 +38,8 @@ _OHIF_CSP = (
     "connect-src 'self' blob: data:; font-src 'self' data:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
+# NiiVue carries the font of its letters as an image in its own script; it asks for nothing else.
+_COMPARE_CSP = _OWN_CSP.replace("img-src 'self'", "img-src 'self' data:")
 # A stored object may hold anything, HTML too: nothing of it may run as if it were ours.
 _PACS_CSP = "default-src 'none'; sandbox; frame-ancestors 'self'"
 
@@ -182,6 +184,8 @@ class SecurityHeaders:
 def _policy(path: str) -> str:
     if path.startswith("/viewer/"):
         return _OHIF_CSP
+    if path == "/compare":
+        return _COMPARE_CSP
     return _PACS_CSP if path.startswith("/dicom-web/") else _OWN_CSP
 
 

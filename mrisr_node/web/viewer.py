@@ -13,12 +13,12 @@ from starlette.types import Scope
 
 from mrisr_node.settings import Settings
 
-__all__ = ["Viewer", "comparison_path", "comparison_url", "study_path"]
+__all__ = ["Viewer", "comparison_path", "comparison_url", "missing_page", "study_path"]
 
 _MODE = "/viewer/viewer"
 _MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer missing</title>
 <link rel="stylesheet" href="/pages/style.css"><main class="card"><h1>The viewer is missing</h1>
-<p>OHIF has not been fetched yet. In the checkout of this node run <code>make setup</code>, or
+<p>{name} has not been fetched yet. In the checkout of this node run <code>make setup</code>, or
 <code>python ohif-config/fetch.py</code>, then load this page again.</p></main></html>"""
 
 # The file name changes with the content, e.g. app.bundle.0f6159c501addfe9.js
@@ -55,6 +55,11 @@ def study_path(study_uid: str) -> str:
     return f"{_MODE}?{urlencode({'StudyInstanceUIDs': study_uid})}"
 
 
+def missing_page(name: str) -> Response:
+    """Return the page that says how to get a viewer that is not there."""
+    return HTMLResponse(_MISSING.format(name=name), 503)
+
+
 class Viewer(StaticFiles):
     """OHIF's distribution, with our configuration and extension in place of its own."""
 
@@ -70,7 +75,7 @@ class Viewer(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file; an address of OHIF's own (not of a file) gets the page that knows it."""
         if not (self._dist / "index.html").is_file():
-            return HTMLResponse(_MISSING, 503)
+            return missing_page("OHIF")
         if path == "app-config.js":
             return _fresh(FileResponse(self._config, media_type="text/javascript"))
         if path.startswith("ext/"):

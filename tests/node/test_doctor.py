@@ -62,8 +62,10 @@ def test_every_problem_says_how_to_mend_it(
 def test_a_missing_viewer_is_a_warning(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    levels = {f.what: f.level for f in examine(make_settings(ohif_dist=tmp_path))}
-    assert levels[f"the viewer is not in {tmp_path}"] == "warning"
+    settings = make_settings(ohif_dist=tmp_path, niivue_dist=tmp_path)
+    levels = {f.what: f.level for f in examine(settings)}
+    for name in ("OHIF", "NiiVue"):
+        assert levels[f"the viewer {name} is not in {tmp_path}"] == "warning"
 
 
 def test_a_taken_port_is_seen(make_settings: Callable[..., Settings]) -> None:

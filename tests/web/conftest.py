@@ -66,7 +66,7 @@ def door(web_settings: Settings, orthanc: OrthancProcess) -> Iterator[Door]:
 
 @pytest.fixture(scope="session")
 def ohif() -> None:
-    """OHIF as the project pins it; fetched where `make setup` has not run."""
+    """OHIF and NiiVue as the project pins them; fetched where `make setup` has not run."""
     script = ROOT / "ohif-config" / "fetch.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -91,7 +91,8 @@ def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
 
     def watch(request) -> None:
         parts = urlsplit(request.url)
-        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/", "/results/", "/api/")
+        rooms = ("/viewer/", "/dicom-web/", "/sign-in", "/pages/", "/results/", "/api/",
+                 "/compare", "/niivue/")  # fmt: skip
         ours = f"{parts.scheme}://{parts.netloc}" == door.url and parts.path.startswith(rooms)
         # What a page makes for itself (blob:, data:) leaves nothing.
         if not ours and parts.scheme in ("http", "https", "ws", "wss"):

@@ -1,9 +1,11 @@
-"""OHIF is taken only as it was pinned."""
+"""OHIF and NiiVue are taken only as they were pinned."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,35 +14,55 @@ SCRIPT = Path(__file__).resolve().parents[2] / "ohif-config" / "fetch.py"
 
 
 @pytest.fixture
-def fetch():
+def fetch(monkeypatch):
     spec = importlib.util.spec_from_file_location("ohif_fetch", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
 
 
-def test_another_package_is_refused(fetch, tmp_path):
-    archive = tmp_path / "ohif.tgz"
+@pytest.mark.parametrize("name", ["ohif", "niivue"])
+def test_another_package_is_refused(fetch, tmp_path, name):
+    archive = tmp_path / "package.tgz"
     archive.write_bytes(b"something else")
+    pin = json.loads((SCRIPT.parent / f"{name}.json").read_text())
     with pytest.raises(fetch.FetchError, match="not the package that was pinned"):
-        fetch.verify(archive, json.loads((SCRIPT.parent / "ohif.json").read_text())["integrity"])
+        fetch.verify(archive, pin["integrity"])
 
 
-def test_without_npm_it_says_what_to_do(fetch, tmp_path, monkeypatch, capsys):
+def test_without_npm_it_says_what_to_do_for_each(fetch, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(fetch, "DIST", tmp_path / "dist")
+    packages = [replace(one, place=tmp_path / one.name) for one in fetch.PACKAGES]
+    monkeypatch.setattr(fetch, "PACKAGES", packages)
     assert fetch.main() == 1
-    assert "apt-get install npm" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("apt-get install npm") == 2
+    assert "OHIF: " in said
+    assert "NiiVue: " in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_run_does_nothing(fetch, tmp_path, monkeypatch):
-    (tmp_path / ".stamp").write_text(fetch.stamp_text())
     monkeypatch.setenv("PATH", "")
-    assert fetch.ensure(tmp_path) is False
-    (tmp_path / ".stamp").write_text("of an older pin")
-    with pytest.raises(fetch.FetchError):
-        fetch.ensure(tmp_path)
+    for one in fetch.PACKAGES:
+        package = replace(one, place=tmp_path)
+        (tmp_path / ".stamp").write_text(package.stamp)
+        assert fetch.ensure(package) is False
+        (tmp_path / ".stamp").write_text("of an older pin")
+        with pytest.raises(fetch.FetchError):
+            fetch.ensure(package)
+
+
+def test_of_niivue_only_the_bundle_is_served(fetch, tmp_path):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "index.js").write_text("export {};")
+    (tmp_path / "dist" / "niivue.umd.js").touch()
+    served = fetch.cut_niivue(tmp_path)
+    assert [path.name for path in served.iterdir()] == ["niivue.js"]
+    (tmp_path / "next").mkdir()
+    with pytest.raises(fetch.FetchError, match="must learn"):
+        fetch.cut_niivue(tmp_path / "next")
 
 
 def test_paths_move_and_nothing_is_forgotten(fetch, tmp_path):
