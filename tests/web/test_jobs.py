@@ -143,7 +143,7 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(tool, door):
         folder.mkdir(parents=True)
         (folder / "1.dcm").touch()
         (folder.parent / "result.json").write_text('{"instances": 1}')
-        digests = digests_of(list(folder.iterdir()))
+        digests = digests_of(folder)
         (folder.parent / "digests.json").write_text(json.dumps(digests))
     page = tool.get("/api/jobs", params={"state": "failed"}).json()
     assert page["dead_letters"] == 4

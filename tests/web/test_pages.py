@@ -112,7 +112,7 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(page, door):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "1.dcm").touch()
         (folder.parent / "result.json").write_text('{"instances": 1}')
-        digests = digests_of(list(folder.iterdir()))
+        digests = digests_of(folder)
         (folder.parent / "digests.json").write_text(json.dumps(digests))
     page.get_by_role("button", name="Send head 1 again").click()
     row = page.get_by_role("row", name="head 1")
