@@ -25,9 +25,9 @@ __all__ = ["SELECTION_TAGS", "Selection", "SelectionRules", "Stack", "select", "
 
 SELECTION_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "FrameOfReferenceUID", "Modality", "ImageType", "PhotometricInterpretation",
-    "BodyPartExamined", "ContributingEquipmentSequence", "Rows", "Columns", "PixelSpacing",
-    "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "Modality", "ImageType", "ComplexImageComponent",
+    "PhotometricInterpretation", "BodyPartExamined", "ContributingEquipmentSequence", "Rows",
+    "Columns", "PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *CONTRAST_TAGS,
 )  # fmt: skip
 """All that `select` and `read_acquisition` look at."""
@@ -163,7 +163,7 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
     for dataset in of_one_patient(datasets):
         with readable_header():
             reason = _unsuitable(dataset)
-            image_type = _values(dataset, "ImageType")
+            image_type = _image_type(dataset)
         if reason:
             raise NotEligible(reason)
         suitable = _unsuitable_type(image_type) is None
@@ -257,6 +257,19 @@ def _unsuitable(dataset: Dataset) -> str | None:
 def _quoted(what: str, code: str) -> str:
     """Return what a header says in code; what is none is not repeated: people type names there."""
     return f"{what} {code}" if _CODE.fullmatch(code) else f"another {what}"
+
+
+def _image_type(dataset: Dataset) -> list[str]:
+    """Return ImageType and what an Enhanced image and its frames say of the same (C.8.13.3.1)."""
+    groups = [
+        *(dataset.get("SharedFunctionalGroupsSequence") or []),
+        *(dataset.get("PerFrameFunctionalGroupsSequence") or []),
+    ]
+    frames = [item for group in groups for item in group.get("MRImageFrameTypeSequence") or []]
+    said = [_values(dataset, "ImageType"), _values(dataset, "ComplexImageComponent")]
+    for frame in frames:
+        said += [_values(frame, "FrameType"), _values(frame, "ComplexImageComponent")]
+    return list(dict.fromkeys(value for values in said for value in values))
 
 
 def _values(dataset: Dataset, name: str) -> list[str]:

@@ -197,12 +197,13 @@ def acquisition_of(images: Iterable[Slice]) -> Acquisition:
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     distance = float(np.linalg.norm(step))
     grid = positions[0] + np.arange(len(slices))[:, None] * step
-    unevenness = float(np.linalg.norm(positions - grid, axis=1).max())
+    away = np.linalg.norm(positions - grid, axis=1)
+    unevenness = float(away.max())
     if unevenness > max(0.01, _UNEVEN * distance):
         raise ConversionError(
-            f"the slices are not evenly spaced: they lie up to {unevenness:.2f} mm away from a"
-            f" regular stack of {distance:.2f} mm; nothing is interpolated silently, so the series"
-            " is not processed"
+            f"the slices are not evenly spaced: slice {int(away.argmax()) + 1} lies"
+            f" {unevenness:.2f} mm away from a regular stack of {distance:.2f} mm; nothing is"
+            " interpolated silently, so the series is not processed"
         )
     if abs(float(normal @ step) / distance) < 1 - 1e-4:
         raise ConversionError(
