@@ -14,9 +14,9 @@ RULES = SelectionRules(minimum_slices=8, minimum_distance=2.0)
 
 REFUSED = {
     "heudiconv": "slices|only MR|derived|phase|mosaic|one slice|functional",
-    "qa_canon61_enh": "520 images lie at only 40 slice positions",
+    "qa_canon61_enh": "a diffusion series",
     "qa_ct_ge": "modality CT",
-    "qa_fmap_philips_enh": "64 images lie at only 32",
+    "qa_fmap_philips_enh": "a real-part image",
     "qa_mosaic_ep2d_Asc": "mosaic",
     "qa_philips_enh_cl_fmap": "phase",
     "qa_philips_enh_enh": "Raw Data",
