@@ -77,7 +77,7 @@ const stacked = {
   displaySets: [{ id: 'source' }, { id: 'result', options: { colormap: { opacity: 1 } } }],
 };
 
-// From the left and in front, as OHIF's own layouts begin; theirs show whichever series is active.
+// Seen from in front. OHIF's own layouts of this kind show whichever series is active.
 const rendered = {
   viewportOptions: {
     viewportId: 'mrisr-3d',
