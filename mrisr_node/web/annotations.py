@@ -75,7 +75,9 @@ async def store_reports(settings: Settings, request: Request, resource: str) -> 
     except HTTPException as error:
         _log.warning("reports from the viewer were not stored: %s", error.detail)
         raise
-    _log.info("reports from the viewer are in the PACS: %d", len(files))
+    # The reports themselves do not say who: OHIF does not know.
+    name = request.state.person.username
+    _log.info("reports that %s saved are in the PACS: %d", name, len(files))
     return answer
 
 

@@ -93,7 +93,7 @@ def test_reports_on_a_study_of_the_pacs_are_stored_as_they_are(
             assert answer.status_code == 200, answer.text
             [stored] = answer.json()["00081199"]["Value"]
             assert stored["00081155"]["Value"] == [one.SOPInstanceUID]
-    assert "reports from the viewer are in the PACS: 1" in caplog.text
+    assert "reports that admin saved are in the PACS: 1" in caplog.text
     assert study.study not in caplog.text
     series = f"/dicom-web/studies/{study.study}/series/{report.SeriesInstanceUID}"
     with door.tool() as tool:
