@@ -82,7 +82,7 @@ def settled(what: Locator) -> Image.Image:
 def keep(name: str, picture: Image.Image) -> None:
     """Write a picture in few bytes."""
     path = FOLDER / f"{name}.png"
-    picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.convert("RGB").quantize(80, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size // 1024} kB")
 
 
