@@ -80,9 +80,14 @@ def settled(what: Locator) -> Image.Image:
 
 
 def keep(name: str, picture: Image.Image) -> None:
-    """Write a picture in few bytes."""
+    """Write a picture in few bytes: with greys for the images and colours for what is beside."""
+    picture = picture.convert("RGB")
+    greys = [step * 255 // 63 for step in range(64) for _ in "RGB"]
+    rest = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(greys + rest[: 3 * 128])
     path = FOLDER / f"{name}.png"
-    picture.convert("RGB").quantize(80, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size // 1024} kB")
 
 
