@@ -29,6 +29,7 @@ from pydicom.uid import (
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from mrisr_node.intake.header_facts import header_facts
@@ -68,7 +69,8 @@ async def store_reports(settings: Settings, request: Request, resource: str) -> 
         They are not what a person may store, or the PACS does not take them; nothing was stored.
     """
     try:
-        files = _parts(request.headers.get("content-type", ""), await _body(request))
+        kind, body = request.headers.get("content-type", ""), await _body(request)
+        files = await run_in_threadpool(_parts, kind, body)
         for facts in await run_in_threadpool(_read, files):
             await _check(settings, request, resource, facts)
         answer = await _store(settings, request, resource, files)
@@ -88,10 +90,13 @@ async def _body(request: Request) -> bytes:
     if int(request.headers.get("content-length", "0")) > _MOST_BYTES:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                raise too_large
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the request ended before all of it was there") from error
     return bytes(body)
 
 
