@@ -63,7 +63,8 @@ window.config = {
         supportsFuzzyMatching: false,
         supportsWildcard: true,
         supportsReject: false,
-        supportsStow: false,
+        // Measurements only: of a person's browser the gateway takes nothing else.
+        supportsStow: true,
         dicomUploadEnabled: false,
         enableStudyLazyLoad: true,
         omitQuotationForMultipartRequest: true,

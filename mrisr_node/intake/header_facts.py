@@ -1,8 +1,8 @@
 """What a file in quarantine says it is, read in a process of its own.
 
 The file was refused at the door and may hold anything: whatever it does to the parser, it does to
-``python -m mrisr_node.intake.header_facts``, which has little memory and little time. No name, id
-or birth date of a patient is among the facts.
+``python -m mrisr_node.intake.header_facts``, which has little memory and little time. Unless they
+are asked for, no name, id or birth date of a patient is among the facts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import dcmread
@@ -32,11 +33,17 @@ _PATIENCE = 120
 """Seconds by the clock, on a machine that has much else to do."""
 
 
-def header_facts(path: Path) -> dict[str, str]:
-    """Return attributes of a DICOM file by keyword; under ``Problem`` why there are no others."""
+def header_facts(path: Path, keywords: Sequence[str] = _TAGS) -> dict[str, str]:
+    """Return attributes of a DICOM file by keyword; under ``Problem`` why there are no others.
+
+    Parameters
+    ----------
+    keywords
+        Which ones; the transfer syntax is always among them. What is missing or empty is left out.
+    """
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", __name__, path],
+            [sys.executable, "-W", "ignore", "-m", __name__, path, *keywords],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE,
             check=False,
         )  # fmt: skip
@@ -48,12 +55,12 @@ def header_facts(path: Path) -> dict[str, str]:
     return facts
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path, keywords: Sequence[str]) -> dict[str, str]:
     facts = {}
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
         facts["TransferSyntaxUID"] = _words(dataset.file_meta.get("TransferSyntaxUID"))
-        facts |= {name: _words(dataset.get(name)) for name in _TAGS}
+        facts |= {name: _words(dataset.get(name)) for name in keywords}
     except Exception as error:  # noqa: BLE001 - a file can be broken in any way
         facts["Problem"] = f"it cannot be read as DICOM ({type(error).__name__})"
     return {name: value for name, value in facts.items() if value}
@@ -67,15 +74,15 @@ def _words(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:_LONGEST]
 
 
-def main(path: str) -> int:
+def main(path: str, *keywords: str) -> int:
     """Print the facts of a file as JSON."""
     logging.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    sys.stdout.write(json.dumps(_read(Path(path))))
+    sys.stdout.write(json.dumps(_read(Path(path), keywords)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

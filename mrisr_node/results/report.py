@@ -58,6 +58,7 @@ CODES = {
     "PDW": "Proton-density-weighted",
     "T2STARW": "T2*-weighted",
     "UNKNOWN": "Not told by the source",
+    "REPORT": "Report on super-resolution",
     "REFUSAL": "No super-resolution made",
     "BYGEOMETRY": "By its geometry; the contrast is not told",
 }
@@ -99,6 +100,7 @@ def write_report(folder: Path, origin: Origin, image: WrittenSeries) -> WrittenS
                 image.study_instance_uid, earlier.report_series_uid, earlier.report_instance_uid
             )
         ]
+    _separate(report)
     carry_identity(report, origin.first)
     origin.stamp(report)
     report.file_meta = file_meta(ComprehensiveSRStorage)
@@ -111,6 +113,17 @@ def write_report(folder: Path, origin: Origin, image: WrittenSeries) -> WrittenS
         series_instance_uid=str(series_uid),
         paths=(path,),
     )
+
+
+def _separate(container: Dataset) -> None:
+    """Say that what a container holds is a list and no running text (PS3.3 C.18.8).
+
+    highdicom says the opposite, and OHIF then leaves out the names of the values.
+    """
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.get("ContentSequence") or []:
+        if item.ValueType == "CONTAINER":
+            _separate(item)
 
 
 def _document(study: str, series: str, instance: str) -> Dataset:
@@ -167,7 +180,9 @@ def _content(origin: Origin, thin: Sequence[Dataset], series_uid: str) -> Measur
         observation_context=context,
         procedure_reported=_MRI,
         imaging_measurements=[acquired, made_of_it],
-        title=codes.DCM.ImagingMeasurementReport,
+        # Of an Imaging Measurement Report OHIF shows what is drawn on images, and fails on one in
+        # which nothing is; any other title (CID 7021 is extensible) it shows as text.
+        title=_code("REPORT"),
     )
 
 

@@ -17,7 +17,7 @@ from mrisr_node import __version__
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.compare import NiiVue, compare_router
-from mrisr_node.web.dicomweb import gateway_router, pacs_client
+from mrisr_node.web.dicomweb import gateway_router
 from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
@@ -26,6 +26,7 @@ from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
 from mrisr_node.web.signin import sign_in_router
+from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.viewer import Viewer
 
 __all__ = ["create_app"]

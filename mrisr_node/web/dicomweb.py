@@ -7,40 +7,33 @@ cookie, the client's token) cannot reach Orthanc. Bodies are streamed both ways.
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 from collections.abc import AsyncIterator
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import parse_qsl
 
 import anyio
 import httpx
 from fastapi import APIRouter, HTTPException, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from mrisr_node.settings import Settings
+from mrisr_node.web.annotations import store_reports
 from mrisr_node.web.guard import public_origin
 from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
+from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
 
-__all__ = ["ROOT", "gateway_router", "pacs_client"]
-
-ROOT = "/dicom-web/"
-
-_log = logging.getLogger(__name__)
+__all__ = ["gateway_router"]
 
 # Orthanc keeps a STOW-RS body in memory.
 _LARGEST_STORE = 2 * 1024**3
+_TOO_LARGE = "store fewer instances at a time: at most 2 GiB in one request"
 
-# Digits between single dots: two dots would lead out of what was asked for.
-_UID = r"(?![0-9.]{65})[0-9]+(?:\.[0-9]+)*"
 _FRAMES = r"frames/[0-9]{1,9}(?:,[0-9]{1,9}){0,999}"
 _STUDY, _SERIES, _INSTANCE = (
-    f"studies/{_UID}",
-    f"studies/{_UID}/series/{_UID}",
-    f"studies/{_UID}/series/{_UID}/instances/{_UID}",
+    f"studies/{UID_PATTERN}",
+    f"studies/{UID_PATTERN}/series/{UID_PATTERN}",
+    f"studies/{UID_PATTERN}/series/{UID_PATTERN}/instances/{UID_PATTERN}",
 )
 _RESOURCES = {
     # PS3.18 10.6
@@ -94,9 +87,6 @@ _FROM_PACS = (
     "content-type", "content-length", "content-encoding", "content-range", "accept-ranges",
     "etag", "last-modified", "warning",
 )  # fmt: skip
-# These carry an answer of DICOMweb, not a failure of the PACS.
-_ANSWERS = frozenset({200, 202, 204, 206, 304, 409, 416})
-
 # "As it is stored": without a transfer syntax Orthanc would decode and encode each frame anew.
 _AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 _ANYTHING = re.compile(
@@ -104,21 +94,6 @@ _ANYTHING = re.compile(
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
-
-
-def pacs_client(settings: Settings) -> httpx.AsyncClient:
-    """Return the client that knows Orthanc's address and password."""
-    # A cookie that Orthanc sets belongs to whoever asked, not to all who come after.
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return httpx.AsyncClient(
-        cookies=no_cookies,
-        auth=httpx.BasicAuth(settings.orthanc_username, settings.pacs_password()),
-        # Orthanc packs a whole study before the first byte comes.
-        timeout=httpx.Timeout(30.0, read=300.0),
-        limits=httpx.Limits(max_connections=64),
-        follow_redirects=False,
-        trust_env=False,
-    )
 
 
 def gateway_router(settings: Settings) -> APIRouter:
@@ -144,15 +119,13 @@ def gateway_router(settings: Settings) -> APIRouter:
             return problem(404, "DICOMweb stores to studies or studies/{uid}")
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > _LARGEST_STORE:
-            return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
+            return problem(413, _TOO_LARGE)
+        if request.state.person.by_cookie:
+            return await store_reports(settings, request, resource)
         headers = _headers(settings, request)
         return await _pass_on(settings, request, resource, headers, content=_limited(request))
 
     return router
-
-
-class _TooLarge(Exception):
-    """A body of unknown length turned out to be too long."""
 
 
 async def _limited(request: Request) -> AsyncIterator[bytes]:
@@ -160,7 +133,7 @@ async def _limited(request: Request) -> AsyncIterator[bytes]:
     async for chunk in request.stream():
         passed += len(chunk)
         if passed > _LARGEST_STORE:
-            raise _TooLarge
+            raise HTTPException(413, _TOO_LARGE)
         yield chunk
 
 
@@ -183,26 +156,9 @@ async def _pass_on(
     headers: httpx.Headers,
     content: AsyncIterator[bytes] | None,
 ) -> Response:
-    client: httpx.AsyncClient = request.app.state.pacs
-    url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=_query(request))
-    upstream = client.build_request(request.method, url, headers=headers, content=content)
-    try:
-        answer = await client.send(upstream, stream=True)
-    except ClientDisconnect:
-        return Response(status_code=400)
-    except _TooLarge:
-        return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
-    except httpx.TimeoutException:
-        return problem(504, "the PACS did not answer in time; try again")
-    except httpx.HTTPError as error:
-        _log.warning("the PACS cannot be reached: %s", type(error).__name__)
-        return problem(
-            503,
-            "the PACS cannot be reached; is Orthanc running?",
-            headers={"Retry-After": "5"},
-        )
-    if answer.status_code not in _ANSWERS:
-        return await _refused(answer)
+    answer = await ask_pacs(
+        settings, request, resource, headers, query=_query(request), content=content
+    )
     kept = {k: v for k, v in answer.headers.items() if k in _FROM_PACS}
     return StreamingResponse(_body(answer), answer.status_code, headers=kept)
 
@@ -219,25 +175,6 @@ async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
         # Also when the client went away and this task is cancelled: the PACS must stop sending.
         with anyio.CancelScope(shield=True):
             await answer.aclose()
-
-
-async def _refused(answer: httpx.Response) -> Response:
-    """Say in our words what Orthanc said in its own."""
-    status = answer.status_code
-    try:
-        body = json.loads((await answer.aread())[:65536])
-    except (ValueError, httpx.HTTPError):
-        body = {}
-    finally:
-        await answer.aclose()
-    if status in (401, 403):
-        return problem(502, "the PACS refuses the node's own user; check orthanc_password")
-    if status == 404:
-        return problem(404, "the PACS has no such study, series or instance")
-    said = str(body.get("Details") or body.get("Message") or "") if isinstance(body, dict) else ""
-    if 400 <= status < 500:
-        return problem(status, said or "the PACS cannot do what was asked")
-    return problem(502, f"the PACS failed: {said}" if said else "the PACS failed")
 
 
 def _query(request: Request) -> bytes:

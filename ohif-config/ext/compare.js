@@ -1,12 +1,13 @@
 // OHIF loads this at run time (see app-config.js): comparisons of an original MR series with its
 // super-resolved result, and a layout menu that offers them.
 
-import { colouring, colours, windowOf } from './colours.js';
+import { colouring, colours, registerColours, windowOf } from './colours.js';
 import { flicker } from './flicker.js';
 import { notices } from './notice.js';
 import { choosePair, companionsOf, pinned } from './pairing.js';
 import { HAS_PAIR, ROLE, needs, protocols } from './protocols.js';
 import { stacks } from './stacks.js';
+import { mendWindows } from './windows.js';
 
 /** Original, result and what accompanies it, by role; empty where the study has no pair. */
 function roles(servicesManager) {
@@ -17,6 +18,8 @@ function roles(servicesManager) {
 
 function preRegistration({ servicesManager }) {
   const { hangingProtocolService } = servicesManager.services;
+  mendWindows(window.cornerstone);
+  registerColours(window.cornerstone);
 
   hangingProtocolService.addCustomAttribute(ROLE, 'Role in the comparison', displaySet => {
     const uid = displaySet?.displaySetInstanceUID;

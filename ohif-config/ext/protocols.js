@@ -77,6 +77,18 @@ const stacked = {
   displaySets: [{ id: 'source' }, { id: 'result', options: { colormap: { opacity: 1 } } }],
 };
 
+// Seen from in front. OHIF's own layouts of this kind show whichever series is active.
+const rendered = {
+  viewportOptions: {
+    viewportId: 'mrisr-3d',
+    viewportType: 'volume3d',
+    orientation: 'coronal',
+    toolGroupId: 'volume3d',
+    allowUnmatchedView: true,
+  },
+  displaySets: [{ id: 'result', options: { displayPreset: { MR: 'MR-Default' } } }],
+};
+
 const grid = (rows, columns) => ({ layoutType: 'grid', properties: { rows, columns } });
 
 const selector = role => ({
@@ -167,6 +179,10 @@ export const protocols = [
     },
     ['change']
   ),
+  protocol('mrisr3d', 'Result in 3D', 'layout-advanced-3d-only', {
+    viewportStructure: grid(1, 1),
+    viewports: [rendered],
+  }),
   protocol('mrisrFlicker', 'Flicker (key X)', 'layout-common-1x1', {
     viewportStructure: grid(1, 1),
     viewports: [stacked],

@@ -108,6 +108,8 @@ def test_a_knee_is_no_head(sample):
         ("BodyPartExamined", "K" * 17, "another body part: only heads are processed"),
         ("BodyPartExamined", "UPPER_LEG 2", "body part UPPER_LEG 2: only heads are processed"),
         ("Modality", "Zyxomma", "another modality: only MR images are processed"),
+        # Measurements that somebody saved in the viewer.
+        ("Modality", "SR", "modality SR: only MR images are processed"),
         ("SOPClassUID", "2.25.4711", "another SOP class: no MR image that can be processed"),
         ("ImageType", ["ORIGINAL", " phase\n"], "a phase image (ImageType PHASE)"),
     ],

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from viewing import PATIENCE
+from result_samples import ResultSet, write_result_set
+from viewing import PATIENCE, wait_for_images
 from web_door import PASSWORD, Door, served
 from web_samples import SampleStudy, as_file, make_study
 
+from mrisr_node.choices import ResultKind
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.settings import Settings
+from mrisr_node.web.viewer import comparison_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +59,19 @@ def study(web_settings: Settings, orthanc: OrthancProcess) -> SampleStudy:
         for image in sample.instances:
             client.post("/instances", content=as_file(image)).raise_for_status()
     return sample
+
+
+@pytest.fixture(scope="session")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, web_settings: Settings, orthanc: OrthancProcess
+) -> ResultSet:
+    """A study with everything that belongs to a result, in the PACS."""
+    made = write_result_set(tmp_path_factory.mktemp("set"), "T1 with maps")
+    auth = (web_settings.orthanc_username, web_settings.pacs_password())
+    with httpx.Client(base_url=orthanc.url, auth=auth, trust_env=False, timeout=60) as client:
+        for path in made.files:
+            client.post("/instances", content=path.read_bytes()).raise_for_status()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +131,15 @@ def signed_in(chromium: Browser, door: Door, ohif: None) -> Iterator[Page]:
     context.close()
     assert strangers == []
     assert refused == []
+
+
+@pytest.fixture
+def comparison(signed_in: Page, door: Door, results: ResultSet) -> Page:
+    """The page with original and result of the whole set side by side."""
+    image = results.series[ResultKind.IMAGE]
+    source = results.study.source_uid
+    signed_in.goto(
+        door.url + comparison_path(image.study_instance_uid, source, image.series_instance_uid)
+    )
+    wait_for_images(signed_in, ["mrisr-source", "mrisr-result"])
+    return signed_in

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import httpx
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
-from result_samples import write_result_set
 from viewing import choose_layout, coloured, differ, look, look_in_colour, wait_for_images
 
-from mrisr_node.choices import ResultKind
-from mrisr_node.web.viewer import comparison_path
-
-SIDES = ["mrisr-source", "mrisr-result"]
 NOTICE = "Super-resolved, not acquired"
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory, web_settings, orthanc):
-    """A study with everything that belongs to a result, in the PACS."""
-    made = write_result_set(tmp_path_factory.mktemp("set"), "T1 with maps")
-    auth = (web_settings.orthanc_username, web_settings.pacs_password())
-    with httpx.Client(base_url=orthanc.url, auth=auth, trust_env=False, timeout=60) as client:
-        for path in made.files:
-            client.post("/instances", content=path.read_bytes()).raise_for_status()
-    return made
-
-
-@pytest.fixture
-def comparison(signed_in, door, results):
-    """The page with original and result side by side."""
-    image = results.series[ResultKind.IMAGE]
-    source = results.study.source_uid
-    signed_in.goto(
-        door.url + comparison_path(image.study_instance_uid, source, image.series_instance_uid)
-    )
-    wait_for_images(signed_in, SIDES)
-    return signed_in
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
@@ -53,6 +27,38 @@ def wait_for_colour(page, name: str, part: float) -> np.ndarray:
             return seen
         page.wait_for_timeout(500)
     pytest.fail(f"{name}: only {seen.mean():.3f} of it is coloured")
+
+
+def test_the_pictures_of_series_show_them_in_their_windows(comparison, tmp_path):
+    """Maps name a VOI LUT function, on which OHIF fails by itself."""
+    page = comparison
+    pictures = page.locator('[data-cy="study-browser-thumbnail"] img')
+    expect(pictures).to_have_count(4)
+    page.screenshot(path=tmp_path / "pictures.png")
+    for picture in pictures.all():
+        seen = np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("L"))
+        assert (seen > 200).mean() > 0.02
+    expect(page.get_by_text("Something went wrong")).to_have_count(0)
+
+
+def test_windows_are_the_same_without_a_function(comparison):
+    """Black and white lie where PS3.3 C.11.2.1 puts them."""
+    for function, center, width in (
+        ("LINEAR_EXACT", 25, 50), ("LINEAR_EXACT", 0, 0.25), ("LINEAR", 70, 140),
+    ):  # fmt: skip
+        said = comparison.evaluate(
+            """async instance => {
+              const { windowOfFunction } = await import('/viewer/ext/windows.js');
+              return windowOfFunction(instance);
+            }""",
+            {"VOILUTFunction": function, "WindowCenter": [center, 1], "WindowWidth": [width, 9]},
+        )
+        exact = function == "LINEAR_EXACT"
+        black = center - width / 2 if exact else center - 0.5 - (width - 1) / 2
+        white = center + width / 2 if exact else center - 0.5 + (width - 1) / 2
+        shown_center, shown_width = said["windowCenter"][0], said["windowWidth"][0]
+        assert shown_center - 0.5 - (shown_width - 1) / 2 == pytest.approx(black)
+        assert shown_center - 0.5 + (shown_width - 1) / 2 == pytest.approx(white)
 
 
 def test_a_result_says_in_its_corner_that_it_was_not_acquired(comparison, tmp_path):
@@ -86,6 +92,27 @@ def test_a_map_lies_in_colour_where_it_is_high(comparison, tmp_path, layout):
     assert seen.mean() < 0.2
 
 
+def move_slider(page, key: str, value: str) -> None:
+    """Move the slider of opacity to an end.
+
+    OHIF shows its controls while the pointer is over them, lets nothing else click there, and may
+    draw them anew at any time: so they are looked for again and again.
+    """
+    sliders = page.locator("[role=dialog] [role=slider]")
+    for _ in range(60):
+        now = sliders.evaluate_all("found => found[0]?.getAttribute('aria-valuenow')")
+        if now == value:
+            return
+        if now is None:
+            place = page.locator('[data-cy="opacityMenu-btn"]').first.bounding_box()
+            page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+        else:
+            sliders.evaluate_all("found => found[0]?.focus()")
+            page.keyboard.press(key)
+        page.wait_for_timeout(500)
+    pytest.fail("the slider does not move")
+
+
 def test_a_slider_makes_the_map_clearer_or_denser(comparison, tmp_path):
     page = comparison
     choose_layout(page, "Fidelity in colour")
@@ -95,18 +122,14 @@ def test_a_slider_makes_the_map_clearer_or_denser(comparison, tmp_path):
     page.locator(f'[data-cy="dataOverlayMenu-{name}"]').first.click()
     page.locator("[role=dialog] [role=switch]").first.click()
     page.keyboard.press("Escape")
-    # OHIF shows these controls while the pointer is over them, and lets nothing else click there.
-    place = page.locator('[data-cy="opacityMenu-btn"]').first.bounding_box()
-    page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
-    slider = page.locator("[role=dialog] [role=slider]").first
-    slider.press("Home")
+    move_slider(page, "Home", "0")
     page.screenshot(path=tmp_path / "slider.png")
     for _ in range(60):
         if not coloured(middle(look_in_colour(page, name))).any():
             break
         page.wait_for_timeout(500)
     assert not coloured(middle(look_in_colour(page, name))).any()
-    slider.press("End")
+    move_slider(page, "End", "1")
     wait_for_colour(page, name, 0.03)
 
 
@@ -125,3 +148,24 @@ def test_a_key_changes_between_original_and_result_at_the_same_place(comparison,
     again = middle(look(page, "mrisr-flicker"))
     assert differ(result, original)
     assert not differ(result, again)
+
+
+def test_the_result_is_rendered_in_three_dimensions_and_turns(comparison, tmp_path):
+    page = comparison
+    choose_layout(page, "Result in 3D")
+    wait_for_colour(page, "mrisr-3d", 0.5)
+    page.screenshot(path=tmp_path / "3d.png")
+    # The one picture in which nothing else would say so.
+    expect(page.locator('[data-cy="viewport-pane"]')).to_contain_text(NOTICE)
+    before = look(page, "mrisr-3d")
+    place = page.locator('[data-viewport-uid="mrisr-3d"] canvas').first.bounding_box()
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 150, y, steps=2)
+    page.mouse.up()
+    for _ in range(60):
+        if differ(before, look(page, "mrisr-3d")):
+            return
+        page.wait_for_timeout(500)
+    pytest.fail("it does not turn")

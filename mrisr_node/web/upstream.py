@@ -1,0 +1,107 @@
+"""Requests to the PACS's DICOMweb, and its failures in our words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
+from mrisr_node.settings import Settings
+
+__all__ = ["ROOT", "UID_PATTERN", "ask_pacs", "pacs_client"]
+
+ROOT = "/dicom-web/"
+
+# Digits between single dots: two dots would lead out of what was asked for.
+UID_PATTERN = r"(?![0-9.]{65})[0-9]+(?:\.[0-9]+)*"
+
+_log = logging.getLogger(__name__)
+
+# These carry an answer of DICOMweb, not a failure of the PACS.
+_ANSWERS = frozenset({200, 202, 204, 206, 304, 409, 416})
+
+
+def pacs_client(settings: Settings) -> httpx.AsyncClient:
+    """Return the client that knows Orthanc's address and password."""
+    # A cookie that Orthanc sets belongs to whoever asked, not to all who come after.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return httpx.AsyncClient(
+        cookies=no_cookies,
+        auth=httpx.BasicAuth(settings.orthanc_username, settings.pacs_password()),
+        # Orthanc packs a whole study before the first byte comes.
+        timeout=httpx.Timeout(30.0, read=300.0),
+        limits=httpx.Limits(max_connections=64),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+async def ask_pacs(
+    settings: Settings,
+    request: Request,
+    resource: str,
+    headers: httpx.Headers | dict[str, str],
+    *,
+    query: bytes = b"",
+    content: bytes | AsyncIterator[bytes] | None = None,
+) -> httpx.Response:
+    """Return the PACS's answer, whose body is still to be read and closed.
+
+    Parameters
+    ----------
+    request
+        On behalf of which it is asked; ``app.state.pacs`` holds the client.
+    resource
+        Below the root of DICOMweb.
+    content
+        What is stored; without it the resource is read.
+
+    Raises
+    ------
+    HTTPException
+        The PACS cannot be reached, or did not do what was asked, with the reason.
+    """
+    client: httpx.AsyncClient = request.app.state.pacs
+    url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=query)
+    method = "GET" if content is None else "POST"
+    upstream = client.build_request(method, url, headers=headers, content=content)
+    try:
+        answer = await client.send(upstream, stream=True)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the request ended before all of it was there") from error
+    except httpx.TimeoutException as error:
+        raise HTTPException(504, "the PACS did not answer in time; try again") from error
+    except httpx.HTTPError as error:
+        _log.warning("the PACS cannot be reached: %s", type(error).__name__)
+        raise HTTPException(
+            503,
+            "the PACS cannot be reached; is Orthanc running?",
+            headers={"Retry-After": "5"},
+        ) from error
+    if answer.status_code not in _ANSWERS:
+        raise await _refused(answer)
+    return answer
+
+
+async def _refused(answer: httpx.Response) -> HTTPException:
+    """Say in our words what Orthanc said in its own."""
+    status = answer.status_code
+    try:
+        body = json.loads((await answer.aread())[:65536])
+    except (ValueError, httpx.HTTPError):
+        body = {}
+    finally:
+        await answer.aclose()
+    if status in (401, 403):
+        return HTTPException(502, "the PACS refuses the node's own user; check orthanc_password")
+    if status == 404:
+        return HTTPException(404, "the PACS has no such study, series or instance")
+    said = str(body.get("Details") or body.get("Message") or "") if isinstance(body, dict) else ""
+    if 400 <= status < 500:
+        return HTTPException(status, said or "the PACS cannot do what was asked")
+    return HTTPException(502, f"the PACS failed: {said}" if said else "the PACS failed")
