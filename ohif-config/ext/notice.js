@@ -19,7 +19,7 @@ export function provenance(instance) {
 const shown = ({ displaySets }) =>
   (displaySets ?? []).map(set => provenance(set.instances?.[0])).find(Boolean);
 
-// OHIF cuts long lines.
+// OHIF cuts long lines, and in a narrow viewport all but short ones.
 const line = (id, words) => ({
   id,
   inheritsFrom: 'ohif.overlayItem',
@@ -30,7 +30,8 @@ const line = (id, words) => ({
 });
 
 export const notices = [
-  line('mrisrNotice', () => 'Super-resolved, not acquired'),
+  line('mrisrNotice', () => 'Super-resolved,'),
+  line('mrisrNotAcquired', () => 'not acquired'),
   line('mrisrCheckpoint', ({ checkpoint }) => checkpoint),
   line('mrisrFidelity', ({ median }) => median && `residual ${median} %`),
 ];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from viewing import choose_layout, coloured, differ, look, look_in_colour, wait_for_images
 
-NOTICE = "Super-resolved, not acquired"
+NOTICE = re.compile(r"Super-resolved,\s*not acquired")
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
