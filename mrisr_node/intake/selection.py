@@ -14,6 +14,7 @@ from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
 from mrisr_node.volumes.acquisition import (
+    MOST_SLICES,
     Acquisition,
     acquisition_of,
     of_one_patient,
@@ -159,55 +160,69 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
         in memory; or a header cannot be read. Of several stacks none may be like that: what is
         missing of one of them may still come.
     """
-    images = []
+    images: list[Image] = []
+    count = 0
     for dataset in of_one_patient(datasets):
         with readable_header():
             reason = _unsuitable(dataset)
             image_type = _image_type(dataset)
         if reason:
             raise NotEligible(reason)
-        suitable = _unsuitable_type(image_type) is None
-        images.append(image_of(dataset, image_type, placed=suitable))
+        image = image_of(dataset, image_type, required=_unsuitable_type(image_type) is None)
+        count += len(image.slices)
+        if count > MOST_SLICES:
+            raise NotEligible(
+                f"the series has more than {MOST_SLICES} images; no volume has so many"
+            )
+        images.append(image)
     try:
         return Selection((Stack("", _volume(images, rules)),))
     except NotEligible:
         selection = _split(images, rules)
-        if not selection.stacks:
+        if selection is None:
             raise  # with the reason of the whole: parts of what is no volume tell less
         return selection
 
 
-def _split(images: Sequence[Image], rules: SelectionRules) -> Selection:
-    """Return what there is in a series that is not one volume; perhaps nothing."""
+def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
+    """Return what there is in a series that is not one volume."""
+    groups = split(images)
+    if len(groups) < 2:
+        return None
     stacks: list[Stack] = []
     left_out: list[str] = []
-    broken = None
-    groups = split(images)
     for label, group in zip(labels_of(groups), groups, strict=True):
         count = sum(len(image.slices) for image in group)
         try:
-            if 0 < count < rules.minimum_slices:
+            _require_suitable(group)
+            if count < rules.minimum_slices:
                 raise NotEligible(_too_few(count, rules))  # and no matter how they lie
             stacks.append(Stack(label, _volume(group, rules)))
         except NotEligible as error:
-            left_out.append(f"{len(group)} images ({label}) left out: {error}")
+            left_out.append(f"{label} left out: {error}")
         except ConversionError as error:
-            broken = f"{label}: {error}"
-    if stacks and broken:
-        raise ConversionError(broken)
+            raise ConversionError(f"{label}: {error}") from error
+    if not stacks:
+        return None
     if len(stacks) > _MOST_STACKS:
         raise NotEligible(
             f"the series holds {len(stacks)} volumes of different contrast, a series of"
             f" measurements; at most {_MOST_STACKS} are processed"
         )
+    if len(left_out) > _MOST_STACKS:
+        left_out[_MOST_STACKS:] = [f"{len(left_out) - _MOST_STACKS} others left out"]
     return Selection(tuple(stacks), tuple(left_out))
+
+
+def _require_suitable(images: Sequence[Image]) -> None:
+    for image in images:
+        if reason := _unsuitable_type(image.image_type):
+            raise NotEligible(reason)
 
 
 def _volume(images: Sequence[Image], rules: SelectionRules) -> Acquisition:
     """Return the volume that some images make, if it is one that is worth the work."""
-    for image in images:
-        if reason := _unsuitable_type(image.image_type):
-            raise NotEligible(reason)
+    _require_suitable(images)
     acquisition = acquisition_of(chain.from_iterable(image.slices for image in images))
     count, spacing = len(acquisition.slices), min(acquisition.slices[0].pixel_spacing)
     if count < rules.minimum_slices:

@@ -47,7 +47,11 @@ def stacks_of(job: Job) -> list[dict[str, Any]]:
 
 
 def predecessors_of(job: Job) -> dict[str, Predecessor]:
-    """Return the earlier result of each stack by its label: this job's takes their place."""
+    """Return the results of the job before, by the instance that each was known by.
+
+    A result of this job takes the place of the one whose instance is among its sources. Older
+    versions noted none, and had one result of a series.
+    """
     # What was never begun to be stored, nobody has ever seen.
     stored = StageRun.select(StageRun.job).where(StageRun.stage == Stage.STORE.value)
     earlier = Job.select().where(
@@ -63,7 +67,7 @@ def predecessors_of(job: Job) -> dict[str, Predecessor]:
     for known in stacks_of(before):
         result = known.get("result", {})
         report = _series(result).get(ResultKind.REPORT.value, {}).get("series_instance_uid")
-        found[known.get("label", "")] = Predecessor(
+        found[known.get("instance", "")] = Predecessor(
             # An older version noted less of it.
             result.get("series_instance_uid", before.result_series_uid),
             report,

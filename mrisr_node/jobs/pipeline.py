@@ -24,9 +24,9 @@ from pydicom.dataset import Dataset
 
 from mrisr_node import __version__
 from mrisr_node.choices import BrainMethod, Recipe
-from mrisr_node.errors import ResultGone
+from mrisr_node.errors import ConversionError, OutOfRange, ResultGone
 from mrisr_node.intake.commitment import reference_of
-from mrisr_node.intake.selection import SelectionRules, select
+from mrisr_node.intake.selection import Selection, SelectionRules, Stack, select
 from mrisr_node.jobs.result_files import STACKS, files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
@@ -37,6 +37,7 @@ from mrisr_node.results.origin import require_placement
 from mrisr_node.settings import Settings
 from mrisr_node.superres.checkpoints import Checkpoint, choose
 from mrisr_node.superres.inference import pick_device, super_resolve
+from mrisr_node.volumes.acquisition import Acquisition
 from mrisr_node.volumes.bias import correct_bias
 from mrisr_node.volumes.brain import extract_brain, hd_bet_2_available
 from mrisr_node.volumes.contrast import contrast_of
@@ -84,7 +85,7 @@ def outcome(workspace: Workspace) -> dict[str, Any]:
         case [only]:
             known |= _noted(only)
         case several:
-            known["stacks"] = [{"label": stack.stack, **_noted(stack)} for stack in several]
+            known["stacks"] = [_noted(stack) for stack in several]
     if workspace.has("commitment"):
         known["commitment"] = workspace.read("commitment")
     return known
@@ -92,7 +93,13 @@ def outcome(workspace: Workspace) -> dict[str, Any]:
 
 def _noted(stack: Workspace) -> dict[str, Any]:
     names = ("source", "brain", "superresolve", "result")
-    return {name: stack.read(name) for name in names if stack.has(name)}
+    known: dict[str, Any] = {name: stack.read(name) for name in names if stack.has(name)}
+    if stack.stack:
+        known["label"] = stack.stack
+    if stack.instances:
+        # By it a later result of the same slices, and of those that came late, is known.
+        known["instance"] = min(stack.instances)
+    return known
 
 
 def _rules(settings: Settings) -> SelectionRules:
@@ -108,40 +115,72 @@ def _convert(workspace: Workspace) -> None:
     headers = workspace.headers()
     selection = select(headers, _rules(workspace.settings))
     require_placement(headers)
+    stacks, left_out = _within_range(workspace.settings, selection, headers)
     # Taken once, so that a repeat gives the same bytes.
     made_at = datetime.now().astimezone().isoformat(timespec="seconds")
     if workspace.has(STACKS):
         with suppress(ResultGone):
             made_at = str(workspace.read(STACKS)["made_at"])
     workspace.clear(keep=f"{STACKS}.json")
-    stacks = [
+    noted = [
         {
             "label": stack.label,
             "sop_instance_uids": sorted({s.sop_instance_uid for s in stack.acquisition.slices}),
         }
-        for stack in selection.stacks
+        for stack in stacks
     ]
-    workspace.note(STACKS, {"made_at": made_at, "stacks": stacks, "left_out": selection.left_out})
+    workspace.note(STACKS, {"made_at": made_at, "stacks": noted, "left_out": left_out})
     for stack in workspace.stacks():
         stack.folder.mkdir(exist_ok=True, mode=0o700)
-        _convert_stack(stack, made_at)
+        try:
+            _convert_stack(stack, made_at)
+        except ConversionError as error:
+            raise ConversionError(
+                f"{stack.stack}: {error}" if stack.stack else str(error)
+            ) from error
+
+
+def _within_range(
+    settings: Settings, selection: Selection, headers: Sequence[Dataset]
+) -> tuple[list[Stack], list[str]]:
+    """Return the stacks that a checkpoint is made for, and of the others in words why they are not.
+
+    Asked before the minutes of work that an unsuitable series would cost for nothing.
+    """
+    within, left_out = [], list(selection.left_out)
+    for stack in selection.stacks:
+        own = {s.sop_instance_uid for s in stack.acquisition.slices}
+        try:
+            _checkpoint(
+                settings,
+                _facts(stack.acquisition, [d for d in headers if str(d.SOPInstanceUID) in own]),
+            )
+        except OutOfRange as error:
+            if len(selection.stacks) == 1:
+                raise
+            left_out.append(f"{stack.label} left out: {error}")
+        else:
+            within.append(stack)
+    if not within:
+        raise OutOfRange("; ".join(left_out))
+    return within, left_out
+
+
+def _facts(acquisition: Acquisition, headers: Sequence[Dataset]) -> dict[str, Any]:
+    return {
+        "shape": acquisition.shape,
+        "spacing_mm": acquisition.spacing,
+        "thickness_mm": acquisition.thickness,
+        "contrast": contrast_of(headers),
+        "field_strength": _field_strength(headers),
+    }
 
 
 def _convert_stack(workspace: Workspace, made_at: str) -> None:
-    headers = workspace.headers()
     conversion = convert(workspace.files())
-    facts = {
-        "shape": conversion.volume.data.shape,
-        "spacing_mm": conversion.volume.spacing,
-        "thickness_mm": conversion.acquisition.thickness,
-        "contrast": contrast_of(headers),
-        "field_strength": _field_strength(headers),
-        "remark": conversion.remark,
-    }
-    # Asked before the minutes of work that an unsuitable series would cost for nothing.
-    _checkpoint(workspace.settings, facts)
+    facts = _facts(conversion.acquisition, workspace.headers())
     workspace.save("source", conversion.volume)
-    workspace.note("source", {**facts, "made_at": made_at})
+    workspace.note("source", {**facts, "remark": conversion.remark, "made_at": made_at})
 
 
 def _field_strength(headers: Sequence[Dataset]) -> float | None:

@@ -52,7 +52,7 @@ class Workspace:
     remarks: tuple[str, ...] = ()
     """What a reader has to know of the result besides what the stages find out."""
     predecessors: Mapping[str, Predecessor] = field(default_factory=dict)
-    """The earlier result of each stack of the series, by its label, whose place this one takes."""
+    """Earlier results of the series, by an instance that each was made of; empty: not noted."""
     previews: Path | None = None
     """Where small pictures of the result go; None: nobody looks at them."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -185,7 +185,8 @@ def _part_of(progress: Progress, number: int, count: int) -> Progress:
 
 
 def _sop_instance_uid(path: Path) -> str:
-    return str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    return str(header.SOPInstanceUID)
 
 
 def read_headers(paths: Sequence[Path]) -> list[Dataset]:

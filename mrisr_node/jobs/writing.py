@@ -81,11 +81,13 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
 
 def _origin(workspace: Workspace, rules: SelectionRules) -> Origin:
     """Return what the result comes from."""
-    earlier = workspace.predecessors.get(workspace.stack)
     [stack] = select(workspace.headers(), rules).stacks
+    # Read again: what has been looked at is decoded, and would be written as we encode it.
+    sources = tuple(workspace.headers())
+    own = {"", *(str(source.SOPInstanceUID) for source in sources)}
+    earlier = next((e for uid, e in workspace.predecessors.items() if uid in own), None)
     origin = Origin(
-        # Read again: what has been looked at is decoded, and would be written as we encode it.
-        sources=tuple(workspace.headers()),
+        sources=sources,
         acquisition=stack.acquisition,
         provenance=_provenance(workspace, earlier),
         facts=_facts(workspace, earlier),

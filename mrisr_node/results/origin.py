@@ -143,6 +143,9 @@ class Origin:
         if self.mr_object is not MRObject.CLASSIC:
             # One series holds objects of one kind.
             identity += (self.mr_object.value,)
+        if self.stack:
+            # Its name is told: what was made of the same slices as a whole series tells another.
+            identity += (self.stack,)
         if kind is ResultKind.REPORT:
             # Made again it tells other times: another document.
             identity += (made.made_at.isoformat(), repr(sorted(self.facts.seconds.items())))
@@ -157,12 +160,12 @@ class Origin:
     def describe(self, kind: ResultKind, spacing_mm: float, space: str = "") -> str:
         """Return a SeriesDescription: what it is, its slices, and what it was made of."""
         name = str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "MR")
-        stack = f" {self.stack}"[:32] if self.stack else ""
         slices = f"{space} {spacing_mm:.1f}mm "
         # A long name is cut, alike in all series of a result: the viewer knows by it what belongs
         # together, and people by what follows it which stack it is.
-        room = 64 - max(map(len, TITLES.values())) - len(slices) - len(stack)
-        return f"{TITLES[kind]}{slices}{name[:room]}{stack}"
+        room = 64 - max(map(len, TITLES.values())) - len(slices)
+        stack = f" {self.stack}"[:room] if self.stack else ""
+        return f"{TITLES[kind]}{slices}{name[: room - len(stack)]}{stack}"
 
     @cached_property
     def software_versions(self) -> list[str]:

@@ -21,6 +21,7 @@ from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.volumes.geometry import Affine, lps_to_ras
 
 __all__ = [
+    "MOST_SLICES",
     "Acquisition",
     "Slice",
     "acquisition_of",
@@ -49,7 +50,7 @@ _SMALLEST = 1e-3
 _PERPENDICULAR = 2e-3
 _SPACING = 1e-3
 # Of one series; the longest time series have less, and a hundred times more would fill memory.
-_MOST_SLICES = 100_000
+MOST_SLICES = 100_000
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ class Acquisition:
     def distance(self) -> float:
         """Distance between the centres of neighbouring slices, in mm."""
         return float(np.linalg.norm(self.affine[:3, 2]))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between columns, rows and slices."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -167,9 +174,9 @@ def acquisition_of(images: Iterable[Slice]) -> Acquisition:
     ConversionError
         They should be a volume and are not: some are missing or unevenly spaced.
     """
-    slices = list(islice(images, _MOST_SLICES + 1))
-    if len(slices) > _MOST_SLICES:
-        raise NotEligible(f"the series has more than {_MOST_SLICES} images; one volume has fewer")
+    slices = list(islice(images, MOST_SLICES + 1))
+    if len(slices) > MOST_SLICES:
+        raise NotEligible(f"the series has more than {MOST_SLICES} images; one volume has fewer")
     _like_the_first(slices)
     first = slices[0]
     normal = np.cross(first.row_cosine, first.column_cosine)

@@ -15,7 +15,7 @@ from math import acos, degrees, exp
 
 from pydicom.dataset import Dataset
 
-__all__ = ["CONTRASTS", "contrast_of"]
+__all__ = ["CONTRASTS", "contrast_of", "holders_of", "stated_number"]
 
 CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw")
 """Every contrast that can be told, by the suffixes of BIDS."""
@@ -56,7 +56,7 @@ def contrast_of(datasets: Iterable[Dataset]) -> str | None:
 
 
 def _contrast(dataset: Dataset) -> str | None:
-    holders = _holders(dataset)
+    holders = holders_of(dataset)
     stated = next(iter(_words(holders, "AcquisitionContrast")), "")
     if stated not in _NOT_STATED:
         return _STATED.get(stated)
@@ -101,8 +101,8 @@ def _of_spin_echo(s: _Sequence) -> str | None:
 
 
 def _sequence(holders: list[Dataset]) -> _Sequence | None:
-    repetition = _number(holders, "RepetitionTime")
-    echo = _number(holders, "EchoTime", "EffectiveEchoTime")
+    repetition = stated_number(holders, "RepetitionTime")
+    echo = stated_number(holders, "EchoTime", "EffectiveEchoTime")
     if repetition is None or echo is None:
         return None
     kinds, variants = _words(holders, "ScanningSequence"), _words(holders, "SequenceVariant")
@@ -117,12 +117,12 @@ def _sequence(holders: list[Dataset]) -> _Sequence | None:
         variants=frozenset(variants),
         repetition=repetition,
         echo=echo,
-        inversion=_number(holders, "InversionTime", "InversionTimes"),
-        flip=_number(holders, "FlipAngle"),
+        inversion=stated_number(holders, "InversionTime", "InversionTimes"),
+        flip=stated_number(holders, "FlipAngle"),
     )
 
 
-def _holders(dataset: Dataset) -> list[Dataset]:
+def holders_of(dataset: Dataset) -> list[Dataset]:
     """Return what may hold an attribute: the instance, or what is said of its first frame."""
     found = [dataset]
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
@@ -145,7 +145,7 @@ def _words(holders: list[Dataset], name: str) -> set[str]:
     return set()
 
 
-def _number(holders: list[Dataset], *names: str) -> float | None:
+def stated_number(holders: list[Dataset], *names: str) -> float | None:
     """Return the first value above zero; scanners write zero for what does not apply."""
     for holder in holders:
         for name in names:

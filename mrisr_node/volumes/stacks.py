@@ -1,9 +1,9 @@
 """The stacks of slices in one DICOM series, told apart by what distinguishes their images.
 
 Scanners put several volumes under one Series Instance UID: the echoes of one acquisition, magnitude
-and phase, sagittal and coronal slices. What tells them apart stands in their headers (PS3.3 C.8.3.1
-MR Image Module, C.7.6.2 Image Plane Module); repetitions of one image at one place, as in a time
-series, differ in nothing of it and stay together.
+and phase. What tells them apart stands in their headers (PS3.3 C.8.3.1 MR Image Module, C.7.6.2
+Image Plane Module). A stack is never cut in two: images are told apart by contrast and kind only
+where several of them lie at one place.
 """
 
 from __future__ import annotations
@@ -11,26 +11,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from mrisr_node.errors import NotEligible
 from mrisr_node.volumes.acquisition import Slice, same_plane, slices_of
+from mrisr_node.volumes.contrast import holders_of, stated_number
 
 __all__ = ["CONTRAST_TAGS", "Image", "image_of", "labels_of", "split"]
 
-# What an image's contrast comes from, by its unit and short name in a label (PS3.3 C.8.3.1).
+# What an image's contrast comes from, in the order in which it tells images apart: its names in
+# classic and in Enhanced objects (PS3.3 C.8.3.1, C.8.13.5), and its short name and unit in a label.
 _CONTRAST = (
-    ("EchoTime", "TE", " ms"),
-    ("InversionTime", "TI", " ms"),
-    ("RepetitionTime", "TR", " ms"),
-    ("FlipAngle", "flip angle", " deg"),
+    (("EchoTime", "EffectiveEchoTime"), "TE", " ms"),
+    (("InversionTime", "InversionTimes"), "TI", " ms"),
+    (("FlipAngle",), "flip angle", " deg"),
+    (("RepetitionTime",), "TR", " ms"),
 )
-CONTRAST_TAGS = tuple(keyword for keyword, _, _ in _CONTRAST)
+CONTRAST_TAGS = tuple(names[0] for names, _, _ in _CONTRAST)
 _PLANES = ("sagittal", "coronal", "axial")
 # Code String (PS3.5 6.2): what is none may be anything that somebody typed.
 _CODE = re.compile("[A-Z0-9 _]{1,16}")
+# A radial stack has a plane for each image.
+_MOST_PLANES = 16
+_SAME_PLACE = 0.01  # mm
 
 
 @dataclass(frozen=True)
@@ -44,58 +50,125 @@ class Image:
     image_type
         The values of ImageType.
     contrast
-        EchoTime, InversionTime, RepetitionTime and FlipAngle; None: not told.
+        Echo, inversion, flip angle and repetition; None: not told.
     """
 
     slices: tuple[Slice, ...]
     image_type: tuple[str, ...]
     contrast: tuple[float | None, ...]
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """All that tells images of one plane apart, what tells most first."""
+        return (self.image_type, *self.contrast)
 
-def image_of(dataset: Dataset, image_type: Sequence[str], *, placed: bool = True) -> Image:
+
+def image_of(dataset: Dataset, image_type: Sequence[str], *, required: bool = True) -> Image:
     """Return what is looked at of an instance.
 
     Parameters
     ----------
-    placed
-        Read where its slices lie.
+    required
+        Whether it has to say where its slices lie.
 
     Raises
     ------
     NotEligible
-        It does not say where they lie.
+        It has to, and does not.
     """
+    holders = holders_of(dataset)
+    try:
+        slices = tuple(slices_of(dataset))
+    except NotEligible:
+        if required:
+            raise
+        slices = ()
     return Image(
-        slices=tuple(slices_of(dataset)) if placed else (),
+        slices=slices,
         image_type=tuple(image_type),
-        contrast=tuple(_number(dataset.get(keyword)) for keyword in CONTRAST_TAGS),
+        contrast=tuple(stated_number(holders, *names) for names, _, _ in _CONTRAST),
     )
 
 
 def split(images: Sequence[Image]) -> list[list[Image]]:
-    """Return the images of each stack, in the order in which the stacks begin."""
-    groups: dict[tuple[object, ...], list[list[Image]]] = {}
+    """Return the images of each stack of a series, in an order that does not hang on theirs.
+
+    Nothing where they are one scan in several planes, as a localizer or a radial stack is.
+    """
+    planes = _planes(images)
+    if _is_localizer(planes):
+        return []
+    stacks = [stack for plane in planes for stack in _separated(plane, 0)]
+    return sorted(stacks, key=lambda stack: _order(stack[0]))
+
+
+def _is_localizer(planes: Sequence[Sequence[Image]]) -> bool:
+    """Tell whether planes lie otherwise and differ in nothing else, or are too many."""
+    if len(planes) > _MOST_PLANES:
+        return True
+    placed = [plane for plane in planes if plane[0].slices]
+    return any(
+        _differ(one[0], other[0]) == "orientations"
+        and not {image.kind for image in one}.isdisjoint(image.kind for image in other)
+        for one, other in combinations(placed, 2)
+    )
+
+
+def _planes(images: Sequence[Image]) -> list[list[Image]]:
+    """Group images by orientation, size and pixel spacing; those without a place together."""
+    planes: list[list[Image]] = []
     for image in images:
-        # Numbers that are written with rounding are compared; what is equal or not is looked up.
-        alike = groups.setdefault((image.image_type, image.contrast), [])
-        for group in alike:
-            if _same_plane(group[0], image):
-                group.append(image)
+        for plane in planes:
+            if not _differ(plane[0], image):
+                plane.append(image)
                 break
         else:
-            alike.append([image])
-    order = {id(image): index for index, image in enumerate(images)}
-    found = [group for alike in groups.values() for group in alike]
-    return sorted(found, key=lambda group: order[id(group[0])])
+            planes.append([image])
+            if len(planes) > _MOST_PLANES:
+                break
+    return planes
+
+
+def _differ(one: Image, other: Image) -> str:
+    if one.slices and other.slices:
+        return same_plane(one.slices[0], other.slices[0])
+    return "" if not one.slices and not other.slices else "places"
+
+
+def _separated(images: list[Image], level: int) -> list[list[Image]]:
+    """Tell apart images of one plane, as long as several lie at one place and something differs."""
+    if level > len(_CONTRAST) or not _share_places(images):
+        return [images]
+    groups: dict[object, list[Image]] = {}
+    for image in images:
+        groups.setdefault(image.kind[level], []).append(image)
+    return [stack for group in groups.values() for stack in _separated(group, level + 1)]
+
+
+def _share_places(images: Sequence[Image]) -> bool:
+    slices = [s for image in images for s in image.slices]
+    if not slices:
+        return len(images) > 1  # nobody knows
+    normal = np.cross(slices[0].row_cosine, slices[0].column_cosine)
+    along = np.sort(np.array([s.position for s in slices]) @ normal)
+    return bool((np.diff(along) < _SAME_PLACE).any())
+
+
+def _order(image: Image) -> tuple[object, ...]:
+    contrast = tuple(-1.0 if value is None else value for value in image.contrast)
+    return (_plane(image), _size(image), contrast, image.image_type)
 
 
 def labels_of(stacks: Sequence[Sequence[Image]]) -> list[str]:
     """Return a name for each stack, all different: what distinguishes it from the others."""
     firsts = [stack[0] for stack in stacks]
     found: list[list[str]] = [[] for _ in firsts]
+    placed = [image for image in firsts if image.slices]
     for describe in (_plane, _size, *map(_contrast, range(len(_CONTRAST))), _kind(firsts)):
         words = [describe(image) for image in firsts]
-        if len(set(words)) > 1:
+        # Images without a place differ from no others by it.
+        compared = placed if describe in (_plane, _size) else firsts
+        if len({describe(image) for image in compared}) > 1:
             for label, word in zip(found, words, strict=True):
                 label.extend([word] if word else [])
     labels = [", ".join(label) for label in found]
@@ -103,12 +176,6 @@ def labels_of(stacks: Sequence[Sequence[Image]]) -> list[str]:
         label if label and labels.count(label) == 1 else f"{label} stack {number}".strip()
         for number, label in enumerate(labels, start=1)
     ]
-
-
-def _same_plane(one: Image, other: Image) -> bool:
-    if not one.slices or not other.slices:
-        return not one.slices and not other.slices
-    return not same_plane(one.slices[0], other.slices[0])
 
 
 def _plane(image: Image) -> str:
@@ -140,11 +207,3 @@ def _kind(images: Sequence[Image]) -> Callable[[Image], str]:
         return " ".join(v for v in image.image_type if v not in common and _CODE.fullmatch(v))
 
     return describe
-
-
-def _number(stated: Any) -> float | None:  # noqa: ANN401 - a DICOM value
-    try:
-        value = float(stated)
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) else None

@@ -5,6 +5,8 @@ import json
 import shutil
 
 import pytest
+from dicom_checks import dciodvfy
+from dicom_standard import dicom_validator
 from mixed_series import SMALL, WITH_PHASE, write_mixed
 from pydicom import dcmread
 
@@ -13,13 +15,14 @@ from mrisr_node.errors import ResultGone
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
 from mrisr_node.jobs.findings import findings
-from mrisr_node.jobs.history import predecessors_of, result_series_of
+from mrisr_node.jobs.history import predecessors_of, result_series_of, stacks_of
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.resolve import resolve_folder
 from mrisr_node.jobs.result_files import has_whole_result
 from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.jobs.workspace import Workspace
+from mrisr_node.node.sample import Plane
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 from tests.faults.stand_ins import STAGES
 from tests.spooling import put
@@ -69,6 +72,9 @@ def test_each_echo_has_a_result_of_its_own_slices(tmp_path, make_settings):
             for source in image.SourceImageSequence
         }
         assert sources == _uids(paths)
+        for path in (folder / kind.value / "0001.dcm" for kind in ResultKind):
+            assert dciodvfy(path) == []
+            assert dicom_validator(path) == []
         image = _read(folder / ResultKind.IMAGE.value)[0]
         assert float(image.EchoTime) == (13, 98)[number - 1]
         assert f"one stack of several in its series: {label}" in image.DerivationDescription
@@ -79,7 +85,7 @@ def test_what_is_left_out_is_said_in_the_result(tmp_path, make_settings):
     write_mixed(tmp_path / "in", WITH_PHASE)
     [done] = resolve_folder(tmp_path / "in", tmp_path / "out", make_settings())
     assert done.state == "done"
-    said = "8 images (P) left out: a phase image (ImageType P)"
+    said = "P left out: a phase image (ImageType P)"
     assert done.outcome["left_out"] == [said]
     [image, *_] = _read(done.folder / ResultKind.IMAGE.value)
     assert said in image.DerivationDescription
@@ -88,6 +94,10 @@ def test_what_is_left_out_is_said_in_the_result(tmp_path, make_settings):
 def _job(settings, volumes):
     for path in (path for paths in volumes for path in paths):
         put(settings, path)
+    return _swept(settings)
+
+
+def _swept(settings):
     assembly = Assembly(settings)
     while not (jobs := assembly.sweep()):
         pass
@@ -126,12 +136,46 @@ def test_records_know_every_series_of_it(tmp_path, settings):
         assert len(list(found.previews.glob("*.png"))) == 6
     assert findings(settings, job.series_id, 3) is None
 
-    # What a later job of the series replaces, stack by stack.
+
+def test_a_later_result_names_the_one_of_the_same_stack(tmp_path, settings):
+    volumes = write_mixed(tmp_path)
+    job = _job(settings, volumes)
+    _work(settings, job, BEFORE)
+    before = [s["result"]["series_instance_uid"] for s in stacks_of(Job.get())]
     StageRun.create(job=job, stage=Stage.STORE.value, started_at=1.0)
-    later = Job.create(series=job.series_id, recipe=job.recipe)
-    earlier = predecessors_of(later)
-    assert list(earlier) == LABELS
-    assert {one.series_instance_uid for one in earlier.values()} <= set(written)
+    earlier = predecessors_of(Job.create(series=job.series_id, recipe=job.recipe))
+    assert [one.series_instance_uid for one in earlier.values()] == before
+    assert list(earlier) == [min(_uids(paths)) for paths in volumes]
+
+
+def test_what_becomes_one_stack_of_several_names_what_it_was_as_a_whole(tmp_path, settings):
+    volumes = write_mixed(tmp_path)
+    job = _job(settings, volumes[:1])
+    _work(settings, job, BEFORE)
+    [before] = stacks_of(Job.get())
+    assert "label" not in before
+    for path in volumes[1]:
+        put(settings, path)
+    later = _swept(settings)
+    StageRun.create(job=job, stage=Stage.STORE.value, started_at=1.0)
+    _work(settings, later, BEFORE)
+    first, second = stacks_of(Job.get_by_id(later.id))
+    assert (first["label"], second["label"]) == tuple(LABELS)
+    # Another name is another series: the PACS would keep the old one under the same UID.
+    uid = before["result"]["series_instance_uid"]
+    assert first["result"]["series_instance_uid"] != uid
+    assert f"Takes the place of the earlier result {uid}" in first["result"]["description"]
+    assert "Takes the place" not in second["result"]["description"]
+
+
+def test_a_stack_that_no_checkpoint_is_made_for_is_left_out(tmp_path, make_settings):
+    coronal = dataclasses.replace(SMALL, plane=Plane.CORONAL, thickness_mm=12.0)
+    write_mixed(tmp_path / "in", acquisitions=[SMALL, coronal])
+    [done] = resolve_folder(tmp_path / "in", tmp_path / "out", make_settings())
+    assert (done.state, done.reason) == ("done", "")
+    [said] = done.outcome["left_out"]
+    assert said.startswith("coronal, TE 98 ms left out: ")
+    assert done.outcome["label"] == "axial, TE 13 ms"
 
 
 def test_a_stack_that_is_gone_makes_the_result_no_whole_one(tmp_path, settings):
@@ -176,6 +220,4 @@ def test_the_reason_of_a_mixed_series_says_what_is_left_out(tmp_path, settings, 
         worker.advance(queue, job.id)
     series = Series.get()
     assert series.state == State.DONE
-    assert series.reason == (
-        "the result is in the PACS. 8 images (P) left out: a phase image (ImageType P)"
-    )
+    assert series.reason == ("the result is in the PACS. P left out: a phase image (ImageType P)")
