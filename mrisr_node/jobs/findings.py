@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrisr_node.choices import ResultKind
-from mrisr_node.jobs.history import result_series_of, seconds_of, stacks_of
+from mrisr_node.jobs.history import left_out_of, result_series_of, seconds_of, stacks_of
 from mrisr_node.jobs.result_files import stack_folders
 from mrisr_node.records import Job, Series
 from mrisr_node.settings import Settings
@@ -24,6 +24,8 @@ class Findings:
     ----------
     stacks
         The labels of all stacks of the series that were processed, in order.
+    left_out
+        In words, which are not and why.
     known
         What the stages noted: ``source``, ``brain``, ``superresolve`` and ``result``.
     seconds
@@ -41,6 +43,7 @@ class Findings:
     result_series_uid: str
     delivered_at: float
     stacks: tuple[str, ...]
+    left_out: tuple[str, ...]
     known: Mapping[str, Any]
     seconds: Mapping[str, float]
     series: Mapping[str, str]
@@ -78,6 +81,7 @@ def findings(settings: Settings, series_id: int, stack: int = 1) -> Findings | N
         description=job.series.description,
         result_series_uid=known.get("result", {}).get("series_instance_uid", job.result_series_uid),
         delivered_at=job.delivered_at,
+        left_out=left_out_of(job),
         stacks=tuple(known.get("label", "") for known in stacks),
         known=known,
         seconds=seconds_of(job),

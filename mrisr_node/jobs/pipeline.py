@@ -8,10 +8,8 @@ power cut, leaves nothing half-done. What cannot be read all the same is `Result
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,28 +18,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from mrisr_node import __version__
 from mrisr_node.choices import BrainMethod, Recipe
-from mrisr_node.errors import ConversionError, OutOfRange, ResultGone
+from mrisr_node.errors import ResultGone
 from mrisr_node.intake.commitment import reference_of
-from mrisr_node.intake.selection import Selection, SelectionRules, Stack, select
+from mrisr_node.intake.selection import SelectionRules
+from mrisr_node.jobs.converting import checkpoint_for, convert_stacks
 from mrisr_node.jobs.result_files import STACKS, files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.jobs.writing import write
 from mrisr_node.results.commitment import require_promise
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.origin import require_placement
 from mrisr_node.settings import Settings
-from mrisr_node.superres.checkpoints import Checkpoint, choose
 from mrisr_node.superres.inference import pick_device, super_resolve
-from mrisr_node.volumes.acquisition import Acquisition
 from mrisr_node.volumes.bias import correct_bias
 from mrisr_node.volumes.brain import extract_brain, hd_bet_2_available
-from mrisr_node.volumes.contrast import contrast_of
-from mrisr_node.volumes.conversion import SLICE_AXIS, convert
+from mrisr_node.volumes.conversion import SLICE_AXIS
 from mrisr_node.volumes.geometry import Volume
 from mrisr_node.volumes.intensity import IntensityScale, measure_intensity, normalised
 from mrisr_node.volumes.registration import (
@@ -110,100 +104,6 @@ def _device(settings: Settings) -> torch.device:
     return pick_device() if settings.device == "auto" else torch.device(settings.device)
 
 
-def _convert(workspace: Workspace) -> None:
-    """Tell the stacks of the series apart, and convert each."""
-    headers = workspace.headers()
-    selection = select(headers, _rules(workspace.settings))
-    require_placement(headers)
-    stacks, left_out = _within_range(workspace.settings, selection, headers)
-    # Taken once, so that a repeat gives the same bytes.
-    made_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    if workspace.has(STACKS):
-        with suppress(ResultGone):
-            made_at = str(workspace.read(STACKS)["made_at"])
-    workspace.clear(keep=f"{STACKS}.json")
-    noted = [
-        {
-            "label": stack.label,
-            "sop_instance_uids": sorted({s.sop_instance_uid for s in stack.acquisition.slices}),
-        }
-        for stack in stacks
-    ]
-    workspace.note(STACKS, {"made_at": made_at, "stacks": noted, "left_out": left_out})
-    for stack in workspace.stacks():
-        stack.folder.mkdir(exist_ok=True, mode=0o700)
-        try:
-            _convert_stack(stack, made_at)
-        except ConversionError as error:
-            raise ConversionError(
-                f"{stack.stack}: {error}" if stack.stack else str(error)
-            ) from error
-
-
-def _within_range(
-    settings: Settings, selection: Selection, headers: Sequence[Dataset]
-) -> tuple[list[Stack], list[str]]:
-    """Return the stacks that a checkpoint is made for, and of the others in words why they are not.
-
-    Asked before the minutes of work that an unsuitable series would cost for nothing.
-    """
-    within, left_out = [], list(selection.left_out)
-    for stack in selection.stacks:
-        own = {s.sop_instance_uid for s in stack.acquisition.slices}
-        try:
-            _checkpoint(
-                settings,
-                _facts(stack.acquisition, [d for d in headers if str(d.SOPInstanceUID) in own]),
-            )
-        except OutOfRange as error:
-            if len(selection.stacks) == 1:
-                raise
-            left_out.append(f"{stack.label} left out: {error}")
-        else:
-            within.append(stack)
-    if not within:
-        raise OutOfRange("; ".join(left_out))
-    return within, left_out
-
-
-def _facts(acquisition: Acquisition, headers: Sequence[Dataset]) -> dict[str, Any]:
-    return {
-        "shape": acquisition.shape,
-        "spacing_mm": acquisition.spacing,
-        "thickness_mm": acquisition.thickness,
-        "contrast": contrast_of(headers),
-        "field_strength": _field_strength(headers),
-    }
-
-
-def _convert_stack(workspace: Workspace, made_at: str) -> None:
-    conversion = convert(workspace.files())
-    facts = _facts(conversion.acquisition, workspace.headers())
-    workspace.save("source", conversion.volume)
-    workspace.note("source", {**facts, "remark": conversion.remark, "made_at": made_at})
-
-
-def _field_strength(headers: Sequence[Dataset]) -> float | None:
-    stated = headers[0].get("MagneticFieldStrength")
-    with suppress(TypeError, ValueError):
-        value = float(stated)
-        return value if 0 < value < np.inf else None
-    return None
-
-
-def _checkpoint(settings: Settings, source: Mapping[str, Any]) -> Checkpoint:
-    """Return the checkpoint for a converted series: the same whenever it is asked for."""
-    i, j, distance = source["spacing_mm"]
-    folder = choose(
-        settings.checkpoint_folders,
-        distance_mm=distance,
-        thickness_mm=source["thickness_mm"],
-        in_plane_mm=(i + j) / 2,
-        contrast=source.get("contrast"),  # missing where an older version has converted
-    )
-    return Checkpoint.load(folder)
-
-
 def _brain(workspace: Workspace) -> None:
     settings = workspace.settings
     second = settings.brain_method is BrainMethod.HD_BET or (
@@ -265,7 +165,7 @@ def _superresolve(workspace: Workspace) -> None:
     # Asked before the minutes of work, as above.
     if workspace.recipe is Recipe.MNI and not is_transform(transform):
         raise ResultGone(f"{_TRANSFORM} is gone or damaged")
-    checkpoint = _checkpoint(workspace.settings, source)
+    checkpoint = checkpoint_for(workspace.settings, source)
     device = _device(workspace.settings)
     result = super_resolve(
         _head(workspace),
@@ -303,6 +203,10 @@ def _superresolve(workspace: Workspace) -> None:
             "software": __version__,
         },
     )
+
+
+def _convert(workspace: Workspace) -> None:
+    convert_stacks(workspace, _rules(workspace.settings))
 
 
 def _write(workspace: Workspace) -> None:

@@ -52,6 +52,7 @@ class ResultView(BaseModel):
 
     id: int
     stack: int = Field(description="which of the stacks of the series, from 1")
+    left_out: list[str] = Field(description="what of the series is not processed, and why")
     stacks: list[str] = Field(description="what distinguishes the stacks that were processed")
     description: str
     delivered_at: float = Field(description="when the PACS showed it, seconds since 1970")
@@ -146,6 +147,7 @@ def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
     return ResultView(
         id=found.series_id,
         stack=stack,
+        left_out=list(found.left_out),
         stacks=list(found.stacks),
         description=found.description,
         delivered_at=found.delivered_at,
