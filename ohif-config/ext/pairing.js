@@ -57,9 +57,10 @@ export function choosePair(displaySets, wanted = {}) {
   const results = images.filter(isResult).sort(newestFirst);
 
   const [result] = named(wanted.result);
-  // A series of several volumes (see `stacks.js`): the one that the result is made of.
   const sources = named(wanted.source);
-  const source = (result && sources.length > 1 && originalOf(result, sources)) || sources[0];
+  // A series of several volumes (see `stacks.js`): the one that the result is made of.
+  if (result && sources.length > 1) return pair(originalOf(result, sources), result);
+  const [source] = sources;
   if (source && result) return { source, result };
   if (result) return pair(originalOf(result, originals), result);
   if (source) return pair(source, results.find(r => originalOf(r, originals) === source));
@@ -82,7 +83,7 @@ export function originalOf(result, originals) {
   const referenced =
     originals.find(original =>
       original.instances.some(instance => images.has(instance.SOPInstanceUID))
-    ) ?? originals.find(original => series.has(original.SeriesInstanceUID));
+    ) ?? only(originals.filter(original => series.has(original.SeriesInstanceUID)));
   // References that lead to no series of this study: better no pair than a wrong one.
   if (referenced || images.size + series.size > 0) return referenced;
 
@@ -92,9 +93,11 @@ export function originalOf(result, originals) {
   const name = description(result);
   return (
     inPlace.find(original => description(original) && name.endsWith(description(original))) ??
-    inPlace[0]
+    only(inPlace)
   );
 }
+
+const only = found => (found.length === 1 ? found[0] : undefined);
 
 /** What accompanies a result: how its description begins, its SeriesNumber after the result's. */
 const COMPANIONS = {

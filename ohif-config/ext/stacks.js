@@ -2,53 +2,135 @@
 // them alone, beside the result of any. Here each becomes a display set, by what the node too tells
 // them apart by (mrisr_node/volumes/stacks.py).
 
-const ENOUGH = 8; // images; fewer make no volume
 const MR = ['1.2.840.10008.5.1.4.1.1.4'];
 const NAME = 'mrisrStacks';
 const OHIF_STACK = '@ohif/extension-default.sopClassHandlerModule.stack';
 
-const text = value => [].concat(value ?? []).join('\\');
-const rounded = values => [].concat(values ?? []).map(value => Number(value).toFixed(2)).join('\\');
-
-// What distinguishes images, with the words for the reader.
+// What tells images of one plane apart, what tells most first; of numbers the words for the reader.
 const CONTRAST = {
-  EchoTime: value => `TE ${Number(value)} ms`,
-  InversionTime: value => `TI ${Number(value)} ms`,
-  RepetitionTime: value => `TR ${Number(value)} ms`,
-  FlipAngle: value => `flip angle ${Number(value)} deg`,
+  EchoTime: value => `TE ${short(value)} ms`,
+  InversionTime: value => `TI ${short(value)} ms`,
+  FlipAngle: value => `flip angle ${short(value)} deg`,
+  RepetitionTime: value => `TR ${short(value)} ms`,
 };
-const plane = image => rounded(image.ImageOrientationPatient);
+const KIND = ['ImageType', ...Object.keys(CONTRAST)];
+const PLANES = ['sagittal', 'coronal', 'axial'];
+// A radial stack has a plane for each image.
+const MOST_PLANES = 16;
+const SAME_PLACE = 0.01; // mm
+// Of cosines, and of pixel spacing in mm: headers are written with rounding.
+const TOLERANCE = 1e-3;
+
+const listed = value => [].concat(value ?? []).flatMap(one => String(one).split('\\'));
+const text = value => listed(value).join('\\');
+const numbers = value => listed(value).map(Number);
+const short = value => String(Number(Number(value).toPrecision(6)));
 const size = image => `${image.Columns} x ${image.Rows}`;
-const place = image => rounded(image.ImagePositionPatient);
-const contrast = image => Object.keys(CONTRAST).map(keyword => text(image[keyword])).join('|');
+const kind = image => KIND.map(keyword => text(image[keyword])).join('|');
 
-const key = image => [plane(image), size(image), text(image.ImageType), contrast(image)].join('|');
+const near = keyword => (one, other) => {
+  const [a, b] = [one, other].map(image => numbers(image[keyword]));
+  return a.length === b.length && a.every((value, n) => Math.abs(value - b[n]) <= TOLERANCE);
+};
+const parallel = near('ImageOrientationPatient');
+const alike = near('PixelSpacing');
+const samePlane = (a, b) => parallel(a, b) && size(a) === size(b) && alike(a, b);
 
-const several = (images, of) => new Set(images.map(of)).size > 1;
-const isVolume = images =>
-  !several(images, plane) &&
-  !several(images, size) &&
-  new Set(images.map(place)).size === images.length;
+function normal(image) {
+  const [a, b, c, d, e, f] = numbers(image.ImageOrientationPatient);
+  return [b * f - c * e, c * d - a * f, a * e - b * d];
+}
+
+/** The images of each plane; no more than tell that there are too many. */
+function planesOf(images) {
+  const planes = [];
+  for (const image of images) {
+    const plane = planes.find(([first]) => samePlane(first, image));
+    if (plane) plane.push(image);
+    else if (planes.push([image]) > MOST_PLANES) break;
+  }
+  return planes;
+}
+
+/** Whether planes lie otherwise and differ in nothing else: one scan in several planes. */
+function isLocalizer(planes) {
+  if (planes.length > MOST_PLANES) return true;
+  const placed = planes.filter(([first]) => first.ImageOrientationPatient);
+  const kinds = placed.map(plane => new Set(plane.map(kind)));
+  return placed.some(([one], n) =>
+    placed.slice(0, n).some(
+      ([other], m) => !parallel(one, other) && [...kinds[n]].some(found => kinds[m].has(found))
+    )
+  );
+}
+
+/** Whether all images of a plane lie at different places. */
+function isVolume(images) {
+  const across = normal(images[0]);
+  const along = images
+    .map(image => numbers(image.ImagePositionPatient))
+    .map(position => across.reduce((sum, cosine, axis) => sum + cosine * position[axis], 0))
+    .sort((a, b) => a - b);
+  return along.every((at, n) => n === 0 || at - along[n - 1] >= SAME_PLACE);
+}
+
+/** Images of one plane, told apart as long as several lie at one place and something differs. */
+function separated(images) {
+  const several = keyword => new Set(images.map(image => text(image[keyword]))).size > 1;
+  const keyword = isVolume(images) ? undefined : KIND.find(several);
+  if (!keyword) return [images];
+  const groups = new Map();
+  for (const image of images) {
+    const value = text(image[keyword]);
+    groups.set(value, [...(groups.get(value) ?? []), image]);
+  }
+  return [...groups.values()].flatMap(separated);
+}
+
+// As the node counts them, so that "stack 2" is the same everywhere.
+function inOrder([one], [other]) {
+  const [a, b] = [one, other].map(image => [
+    planeName(image),
+    size(image),
+    ...Object.keys(CONTRAST).map(keyword => Number(image[keyword] ?? -1)),
+    text(image.ImageType),
+  ]);
+  const n = a.findIndex((value, at) => value !== b[at]);
+  return n < 0 ? 0 : a[n] < b[n] ? -1 : 1;
+}
 
 /** The images of each volume, and of what else there is; nothing where the series is but one. */
 export function split(images) {
-  const groups = new Map();
-  for (const image of images) {
-    groups.set(key(image), [...(groups.get(key(image)) ?? []), image]);
-  }
-  const found = [...groups.values()];
-  const volumes = found.filter(group => group.length >= ENOUGH && isVolume(group));
-  return found.length > 1 && volumes.length && !isVolume(images) ? found : [];
+  const planes = planesOf(images);
+  if (isLocalizer(planes)) return [];
+  const groups = planes.flatMap(separated).sort(inOrder);
+  return groups.length > 1 && groups.some(group => group.length > 1 && isVolume(group))
+    ? groups
+    : [];
 }
 
-/** What distinguishes one group of images from the others. */
-export function label(group, images) {
-  const words = Object.keys(CONTRAST)
-    .filter(keyword => several(images, image => text(image[keyword])))
-    .filter(keyword => group[0][keyword] !== undefined)
-    .map(keyword => CONTRAST[keyword](group[0][keyword]));
-  if (several(images, size)) words.unshift(size(group[0]));
-  return words.join(', ');
+function planeName(image) {
+  const reach = normal(image).map(Math.abs);
+  return PLANES[reach.indexOf(Math.max(...reach))] ?? '';
+}
+
+/** A name for each group of images, all different: what distinguishes it from the others. */
+export function labels(groups) {
+  const firsts = groups.map(([first]) => first);
+  const types = firsts.map(image => listed(image.ImageType));
+  const own = image =>
+    listed(image.ImageType).filter(value => !types.every(type => type.includes(value))).join(' ');
+  const contrasts = Object.entries(CONTRAST).map(
+    ([keyword, words]) => image => (image[keyword] === undefined ? '' : words(image[keyword]))
+  );
+  const telling = [planeName, size, ...contrasts, own].filter(
+    describe => new Set(firsts.map(describe)).size > 1
+  );
+  const found = firsts.map(image =>
+    telling.map(describe => describe(image)).filter(Boolean).join(', ')
+  );
+  const unique = label => label && found.filter(other => other === label).length === 1;
+  return found.map((label, n) => (unique(label) ? label : `${label} stack ${n + 1}`.trim()));
 }
 
 /** A handler that leaves to OHIF's own whatever is one volume. */
@@ -56,14 +138,17 @@ export const stacks = ({ extensionManager }) => [
   {
     name: NAME,
     sopClassUids: MR,
-    getDisplaySetsFromSeries: images =>
-      split(images).flatMap(group => {
+    getDisplaySetsFromSeries: images => {
+      const groups = split(images);
+      const names = labels(groups);
+      return groups.flatMap((group, n) => {
         const made = extensionManager.getModuleEntry(OHIF_STACK).getDisplaySetsFromSeries(group);
         for (const displaySet of made) {
-          const named = `${displaySet.SeriesDescription} ${label(group, images)}`.trim();
+          const named = `${displaySet.SeriesDescription} ${names[n]}`.trim();
           displaySet.setAttributes({ SeriesDescription: named, label: named });
         }
         return made;
-      }),
+      });
+    },
   },
 ];

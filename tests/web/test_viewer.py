@@ -123,6 +123,14 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
           const mni = series('15', 'SR MNI 1.0mm T1', derived, { ...from('1'), SeriesTime: '9' });
           const bare = series('13', 'SR 1mm T2', 'DERIVED\\\\SECONDARY');
           const lost = series('14', 'SR 1mm T1', derived, from('9'));
+          const within = series('16', 'SR 1mm T1', derived,
+            { ReferencedSeriesSequence: [{ SeriesInstanceUID: '1' }] });
+          // Two display sets of series 1: its echoes.
+          const echo = { ...t1, instances: [{ ...t1.instances[0], SOPInstanceUID: '1.9' }] };
+          echo.instances.push(echo.instances[0]);
+          const second = series('17', 'SR 1mm T1', derived, from('1'));
+          const ofTwo = result =>
+            choosePair([echo, t1, t2, result], { source: '1', result: result.SeriesInstanceUID });
           const uids = pair =>
             pair && [pair.source.SeriesInstanceUID, pair.result.SeriesInstanceUID];
           const all = [t1, t2, mpr, t1r, t2r];
@@ -137,6 +145,12 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
             noSource: uids(choosePair([t1r])),
             lost: uids(choosePair([t1, t2, lost])),
             byName: uids(choosePair([t1, t2, bare])),
+            byPlaceAlone: uids(choosePair([t1, series('13', 'SR 1mm', derived)])),
+            oneOfTwoPlaces: uids(choosePair([t1, t2, series('13', 'SR 1mm', derived)])),
+            bySeries: uids(choosePair([t1, t2, within])),
+            echo: ofTwo(second).source === t1,
+            noEcho: [lost, within, series('13', 'SR 1mm', derived)].map(ofTwo),
+            lostButPinned: uids(choosePair([t1, lost], { source: '1', result: '14' })),
             mniIsNoPartner: uids(choosePair([...all, mni])),
             onlyMni: uids(choosePair([t1, mni])),
             mniAskedFor: uids(choosePair([...all, mni], pinned('?srSeries=15'))),
@@ -154,6 +168,12 @@ def test_pairs_are_found_by_what_results_refer_to(signed_in, door):
         "noSource": None,
         "lost": None,
         "byName": ["2", "13"],
+        "byPlaceAlone": ["1", "13"],
+        "oneOfTwoPlaces": None,
+        "bySeries": ["1", "16"],
+        "echo": True,
+        "noEcho": [None, None, None],
+        "lostButPinned": ["1", "14"],
         "mniIsNoPartner": ["2", "12"],
         "onlyMni": None,
         "mniAskedFor": ["1", "15"],

@@ -16,6 +16,8 @@ const controls = document.getElementById('controls').elements;
 const panes = {};
 const files = {};
 const troubles = {};
+// How many files were chosen for a side: what was read too late, after a newer choice, is not shown.
+const chosen = { first: 0, second: 0 };
 // The difference of the two files, once it was asked for.
 let subtracted = null;
 
@@ -27,10 +29,10 @@ async function start() {
   panes.second.broadcastTo(panes.first, { '2d': true });
   for (const side of SIDES) {
     const input = document.getElementById(side);
-    const chosen = () => input.files.length && take(side, input.files[0]);
-    input.addEventListener('change', chosen);
+    const change = () => input.files.length && take(side, input.files[0]);
+    input.addEventListener('change', change);
     // Whoever was faster than this script has chosen already.
-    chosen();
+    change();
   }
   controls.view.forEach(radio => radio.addEventListener('change', draw));
   controls.planes.addEventListener('change', planes);
@@ -38,8 +40,6 @@ async function start() {
   for (const name of ['opacity', 'brightness', 'same']) controls[name].addEventListener('input', adjust);
   document.addEventListener('dragover', event => event.preventDefault());
   document.addEventListener('drop', drop);
-  const named = new URLSearchParams(location.search);
-  for (const side of SIDES) if (named.has(side)) await follow(side, named.get(side));
 }
 
 async function pane(side) {
@@ -78,25 +78,6 @@ async function pane(side) {
   return view;
 }
 
-// Shows what a link names, if it is a file of this node.
-async function follow(side, address) {
-  try {
-    const url = new URL(address, location.origin);
-    if (url.origin !== location.origin || !url.pathname.startsWith('/api/')) {
-      throw new Error('it is not a file of this node');
-    }
-    const answer = await fetch(url, { redirect: 'error' });
-    if (answer.status === 401) {
-      location.assign(`/sign-in?${new URLSearchParams({ next: location.pathname + location.search })}`);
-      return;
-    }
-    if (!answer.ok) throw new Error(`the node answers with status ${answer.status}`);
-    await take(side, new File([await answer.blob()], url.pathname.split('/').pop()));
-  } catch (error) {
-    trouble(side, `What the link names as the ${side} is not shown: ${error.message}.`);
-  }
-}
-
 function drop(event) {
   event.preventDefault();
   const [one, other] = event.dataTransfer.files;
@@ -111,19 +92,23 @@ function drop(event) {
 
 // Reads a file and shows it. What cannot be shown changes nothing but the message.
 async function take(side, file) {
+  const turn = ++chosen[side];
   trouble(side, '');
   say(`${side}-facts`, 'Reading …');
   try {
     const volume = await readNifti(file);
+    const image = await layer(side, volume, { colormap: 'opaque' });
+    if (turn !== chosen[side]) return;
     files[side] = {
       name: file.name,
       volume,
-      image: await layer(side, volume, { colormap: 'opaque' }),
+      image,
       window: [quantile(volume.values, 0.02), quantile(volume.values, 0.995)],
     };
     subtracted = null;
     await draw();
   } catch (error) {
+    if (turn !== chosen[side]) return;
     trouble(side, `${file.name} ${error.message}.`);
   }
   say(`${side}-facts`, files[side] ? described(files[side]) : '');

@@ -50,23 +50,20 @@ export async function readNifti(blob) {
 }
 
 // The second minus the first on the first's grid, by linear interpolation; 0 where there is no
-// second. `covered` is the part of the first that the second covers.
+// second.
 export function difference(first, second) {
   const [nx, ny, nz] = first.dims;
   const [x, y, z] = times(inverse(second.affine), first.affine);
   const volume = made(first.dims, first.affine);
-  let covered = 0;
   for (let k = 0, n = 0; k < nz; k++) {
     for (let j = 0; j < ny; j++) {
       for (let i = 0; i < nx; i++, n++) {
         const other = sample(second, along(x, i, j, k), along(y, i, j, k), along(z, i, j, k));
-        if (Number.isNaN(other)) continue;
-        covered++;
-        volume.values[n] = other - first.values[n];
+        if (!Number.isNaN(other)) volume.values[n] = other - first.values[n];
       }
     }
   }
-  return { ...volume, covered: covered / volume.values.length };
+  return volume;
 }
 
 // Whether two volumes can have a point in common: their boxes along the axes of space do.
