@@ -17,7 +17,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from mrisr_node.errors import NotEligible
-from mrisr_node.volumes.acquisition import Slice, same_plane, slices_of
+from mrisr_node.volumes.acquisition import Slice, readable_header, same_plane, slices_of
 from mrisr_node.volumes.contrast import holders_of, stated_number
 
 __all__ = ["CONTRAST_TAGS", "Image", "image_of", "labels_of", "split"]
@@ -75,19 +75,19 @@ def image_of(dataset: Dataset, image_type: Sequence[str], *, required: bool = Tr
     ------
     NotEligible
         It has to, and does not.
+    ConversionError
+        Its header cannot be read.
     """
-    holders = holders_of(dataset)
+    with readable_header():
+        holders = holders_of(dataset)
+        contrast = tuple(stated_number(holders, *names) for names, _, _ in _CONTRAST)
     try:
         slices = tuple(slices_of(dataset))
     except NotEligible:
         if required:
             raise
         slices = ()
-    return Image(
-        slices=slices,
-        image_type=tuple(image_type),
-        contrast=tuple(stated_number(holders, *names) for names, _, _ in _CONTRAST),
-    )
+    return Image(slices=slices, image_type=tuple(image_type), contrast=contrast)
 
 
 def split(images: Sequence[Image]) -> list[list[Image]]:
