@@ -33,13 +33,15 @@ _PATIENCE = 120
 """Seconds by the clock, on a machine that has much else to do."""
 
 
-def header_facts(path: Path, keywords: Sequence[str] = _TAGS) -> dict[str, str]:
+def header_facts(path: Path, keywords: Sequence[str] = ()) -> dict[str, str]:
     """Return attributes of a DICOM file by keyword; under ``Problem`` why there are no others.
 
     Parameters
     ----------
     keywords
-        Which ones; the transfer syntax is always among them. What is missing or empty is left out.
+        Which ones, exactly as they stand in the file; without any, those that say what it is, in
+        few words and with the names of UIDs. The transfer syntax is always among them. What is
+        missing or empty is left out.
     """
     try:
         done = subprocess.run(
@@ -57,19 +59,25 @@ def header_facts(path: Path, keywords: Sequence[str] = _TAGS) -> dict[str, str]:
 
 def _read(path: Path, keywords: Sequence[str]) -> dict[str, str]:
     facts = {}
+    text = _exact if keywords else _words
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
-        facts["TransferSyntaxUID"] = _words(dataset.file_meta.get("TransferSyntaxUID"))
-        facts |= {name: _words(dataset.get(name)) for name in keywords}
+        wanted = list(keywords or _TAGS)
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        facts["TransferSyntaxUID"] = text(dataset.file_meta.get("TransferSyntaxUID"))
+        facts |= {name: text(dataset.get(name)) for name in wanted}
     except Exception as error:  # noqa: BLE001 - a file can be broken in any way
         facts["Problem"] = f"it cannot be read as DICOM ({type(error).__name__})"
     return {name: value for name, value in facts.items() if value}
 
 
+def _exact(value: object) -> str:
+    return str(value if value is not None else "")
+
+
 def _words(value: object) -> str:
     """Return a value in few characters, all of which can be printed."""
     name = value.name if isinstance(value, UID) else ""
-    words = str(value if value is not None else "")
+    words = _exact(value)
     text = f"{words} ({name})" if name and name != words else words
     return "".join(c if c.isprintable() else " " for c in text)[:_LONGEST]
 
