@@ -82,6 +82,13 @@ def test_original_mr_is_forwarded_and_nothing_else(
         store(tmp_path / name, port=port)
     returned = write_sample(tmp_path / "returned", TINY)
     store(returned.folder, port=port, calling=orthanc.settings.ae_title)
+    # One original among three: each of them is asked, whatever order Orthanc keeps them in.
+    mixed = write_sample(tmp_path / "mixed", TINY)
+    for path in (mixed.paths[0], mixed.paths[-1]):
+        dataset = pydicom.dcmread(path)
+        derive(dataset)
+        dataset.save_as(path)
+    store(mixed.folder, port=port)
     # Sent last, so the others were judged before it.
     study = Study()
     first = write_sample(tmp_path / "first", TINY, study=study)
@@ -89,10 +96,11 @@ def test_original_mr_is_forwarded_and_nothing_else(
     store(first.folder, second.folder, port=port)
 
     deadline = time.monotonic() + 30
-    while len(forwarded) < 6 and time.monotonic() < deadline:
+    while len(forwarded) < 9 and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
-    assert sorted(forwarded) == sorted([first.series_uid] * 3 + [second.series_uid] * 3)
+    sent = (mixed.series_uid, first.series_uid, second.series_uid)
+    assert sorted(forwarded) == sorted(sent * 3)
 
 
 def test_it_runs_without_privileges(orthanc: OrthancProcess) -> None:
