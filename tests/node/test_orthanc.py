@@ -51,10 +51,14 @@ def changed(folder: Path, change: Callable[[Dataset], None]) -> SampleSeries:
     """Write a tiny series and change each of its instances."""
     series = write_sample(folder, TINY)
     for path in series.paths:
-        dataset = pydicom.dcmread(path)
-        change(dataset)
-        dataset.save_as(path)
+        change_file(path, change)
     return series
+
+
+def change_file(path: Path, change: Callable[[Dataset], None]) -> None:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
 
 
 def derive(dataset: Dataset) -> None:
@@ -82,13 +86,12 @@ def test_original_mr_is_forwarded_and_nothing_else(
         store(tmp_path / name, port=port)
     returned = write_sample(tmp_path / "returned", TINY)
     store(returned.folder, port=port, calling=orthanc.settings.ae_title)
-    # One original among three: each of them is asked, whatever order Orthanc keeps them in.
-    mixed = write_sample(tmp_path / "mixed", TINY)
-    for path in (mixed.paths[0], mixed.paths[-1]):
-        dataset = pydicom.dcmread(path)
-        derive(dataset)
-        dataset.save_as(path)
-    store(mixed.folder, port=port)
+    # One original among three, wherever Orthanc lists it.
+    mixed = [write_sample(tmp_path / f"mixed-{k}", TINY) for k in range(3)]
+    for k, series in enumerate(mixed):
+        for path in series.paths[:k] + series.paths[k + 1 :]:
+            change_file(path, derive)
+        store(series.folder, port=port)
     # Sent last, so the others were judged before it.
     study = Study()
     first = write_sample(tmp_path / "first", TINY, study=study)
@@ -96,10 +99,10 @@ def test_original_mr_is_forwarded_and_nothing_else(
     store(first.folder, second.folder, port=port)
 
     deadline = time.monotonic() + 30
-    while len(forwarded) < 9 and time.monotonic() < deadline:
+    while len(forwarded) < 15 and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
-    sent = (mixed.series_uid, first.series_uid, second.series_uid)
+    sent = [series.series_uid for series in (*mixed, first, second)]
     assert sorted(forwarded) == sorted(sent * 3)
 
 
