@@ -219,6 +219,17 @@ def test_a_uid_with_something_behind_it_is_refused(person, study, instances, nam
     refused(person.post("/dicom-web/studies", content=message(file)), 400, "a UID of the report")
 
 
+def test_a_uid_that_stands_there_twice_is_refused(person, study, results, instances):
+    """Orthanc takes the first, pydicom the last."""
+    file, other = as_file(report_on(study)), results.study.study.encode()
+    even = other + bytes(len(other) % 2)
+    tag = b"\x20\x00\x0d\x00UI"
+    element = tag + len(even).to_bytes(2, "little") + even
+    for twice in (file + element, file.replace(tag, element + tag)):
+        answer = person.post("/dicom-web/studies", content=message(twice))
+        refused(answer, 400, "cannot be read as DICOM")
+
+
 def test_classes_and_syntaxes_with_something_behind_them_are_refused(person, study, instances):
     for uid, status in ((Comprehensive3DSRStorage, 403), (ExplicitVRLittleEndian, 400)):
         file = lengthened(as_file(report_on(study)), uid, b" (evil)")
