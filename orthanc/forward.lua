@@ -47,8 +47,9 @@ local function reasonToStay(series, metadata)
     return 'sent by ' .. resultAet
   end
   local instances = series['Instances']
-  -- A series may be mixed: it stays only where two of its instances say so.
-  return reasonOf(instances[1]) and reasonOf(instances[#instances])
+  -- A series may be mixed: it stays only where the first, the middle and the last one say so.
+  local middle = math.floor(#instances / 2) + 1
+  return reasonOf(instances[1]) and reasonOf(instances[middle]) and reasonOf(instances[#instances])
 end
 
 function OnStableSeries(seriesId, _, metadata)

@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import FileDataset, dcmread
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 __all__ = ["header_facts"]
@@ -33,13 +35,15 @@ _PATIENCE = 120
 """Seconds by the clock, on a machine that has much else to do."""
 
 
-def header_facts(path: Path, keywords: Sequence[str] = _TAGS) -> dict[str, str]:
+def header_facts(path: Path, keywords: Sequence[str] = ()) -> dict[str, str]:
     """Return attributes of a DICOM file by keyword; under ``Problem`` why there are no others.
 
     Parameters
     ----------
     keywords
-        Which ones; the transfer syntax is always among them. What is missing or empty is left out.
+        Which ones, exactly as they stand in the file, whose tags have to ascend; without any,
+        those that say what it is, in few words and with the names of UIDs. The transfer syntax is
+        always among them. What is missing or empty is left out.
     """
     try:
         done = subprocess.run(
@@ -57,19 +61,46 @@ def header_facts(path: Path, keywords: Sequence[str] = _TAGS) -> dict[str, str]:
 
 def _read(path: Path, keywords: Sequence[str]) -> dict[str, str]:
     facts = {}
+    text = _exact if keywords else _words
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
-        facts["TransferSyntaxUID"] = _words(dataset.file_meta.get("TransferSyntaxUID"))
-        facts |= {name: _words(dataset.get(name)) for name in keywords}
+        dataset = _in_order(path, keywords) if keywords else _header(path)
+        facts["TransferSyntaxUID"] = text(dataset.file_meta.get("TransferSyntaxUID"))
+        facts |= {name: text(dataset.get(name)) for name in keywords or _TAGS}
     except Exception as error:  # noqa: BLE001 - a file can be broken in any way
         facts["Problem"] = f"it cannot be read as DICOM ({type(error).__name__})"
     return {name: value for name, value in facts.items() if value}
 
 
+def _header(path: Path) -> FileDataset:
+    return dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+
+
+def _in_order(path: Path, keywords: Sequence[str]) -> FileDataset:
+    """Read a file whose tags ascend (PS3.5 7.1): of two elements with one tag others take another.
+
+    pydicom takes the last, Orthanc the first.
+    """
+    last = -1
+
+    def ascends(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal last
+        if tag <= last:
+            raise ValueError
+        last = tag
+        return False
+
+    with path.open("rb") as file:
+        return read_partial(file, ascends, specific_tags=[Tag(name) for name in keywords])
+
+
+def _exact(value: object) -> str:
+    return str(value if value is not None else "")
+
+
 def _words(value: object) -> str:
     """Return a value in few characters, all of which can be printed."""
     name = value.name if isinstance(value, UID) else ""
-    words = str(value if value is not None else "")
+    words = _exact(value)
     text = f"{words} ({name})" if name and name != words else words
     return "".join(c if c.isprintable() else " " for c in text)[:_LONGEST]
 

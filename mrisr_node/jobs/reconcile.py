@@ -198,9 +198,10 @@ class Reconciler:
         )
 
     def _unsuitable(self, found: dict[str, Any]) -> str | None:
-        """Return why a series is not worth sending, by two instances: a series may be mixed."""
-        ends = found["Instances"][0], found["Instances"][-1]
-        reasons = [self._unsuitable_instance(instance) for instance in ends]
+        """Return why a series is not worth sending, by three instances: a series may be mixed."""
+        instances = found["Instances"]
+        asked = instances[0], instances[len(instances) // 2], instances[-1]
+        reasons = [self._unsuitable_instance(instance) for instance in dict.fromkeys(asked)]
         return reasons[0] if all(reasons) else None
 
     def _unsuitable_instance(self, instance: str) -> str | None:

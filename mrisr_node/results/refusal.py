@@ -27,7 +27,7 @@ from mrisr_node.results.report import CODES, SCHEME
 
 __all__ = ["write_refusal"]
 
-_SERIES_NUMBER = 9000  # beyond those of results
+_SERIES_NUMBER = 50_000  # beyond those of results, which reach 40,000
 
 
 def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datetime) -> str:

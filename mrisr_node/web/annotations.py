@@ -11,13 +11,13 @@ import json
 import logging
 import re
 import secrets
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+from anyio import to_thread
 from fastapi import HTTPException, Request
 from pydicom.uid import (
     Comprehensive3DSRStorage,
@@ -47,10 +47,7 @@ _MOST_BYTES = 8 * 1024**2
 _MOST_REPORTS = 10
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_FACTS = (*_UIDS, "PatientID")
-
-# Each file is read in a process of its own, which may take a gigabyte.
-_reading = threading.BoundedSemaphore(2)
+_FACTS = (*_UIDS, "PatientID", "Modality")
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +57,8 @@ async def store_reports(settings: Settings, request: Request, resource: str) -> 
 
     Parameters
     ----------
+    request
+        What came; ``app.state.readers_of_reports`` limits how many are read at a time.
     resource
         ``studies``, or ``studies/{uid}``.
 
@@ -71,8 +70,13 @@ async def store_reports(settings: Settings, request: Request, resource: str) -> 
     try:
         kind, body = request.headers.get("content-type", ""), await _body(request)
         files = await run_in_threadpool(_parts, kind, body)
-        for facts in await run_in_threadpool(_read, files):
+        # Who waits for a turn holds no thread: signing in and the pages need them.
+        readers = request.app.state.readers_of_reports
+        found = await to_thread.run_sync(_read, files, limiter=readers)
+        for facts in found:
             await _check(settings, request, resource, facts)
+        if len({facts["SOPInstanceUID"] for facts in found}) < len(found):
+            raise HTTPException(409, "two reports have the same SOP Instance UID")
         answer = await _store(settings, request, resource, files)
     except HTTPException as error:
         _log.warning("reports from the viewer were not stored: %s", error.detail)
@@ -107,10 +111,16 @@ def _parts(content_type: str, body: bytes) -> list[bytes]:
         raise HTTPException(415, "DICOM is stored as multipart/related; type=application/dicom")
     files: list[bytearray] = []
     ends: list[None] = []
+
+    def begin() -> None:
+        if len(files) == _MOST_REPORTS:
+            raise HTTPException(413, f"at most {_MOST_REPORTS} reports are stored in one request")
+        files.append(bytearray())
+
     parser = MultipartParser(
         options.get(b"boundary", b""),
         {
-            "on_part_begin": lambda: files.append(bytearray()),
+            "on_part_begin": begin,
             "on_part_data": lambda data, start, end: files[-1].extend(data[start:end]),
             "on_end": lambda: ends.append(None),
         },
@@ -121,21 +131,17 @@ def _parts(content_type: str, body: bytes) -> list[bytes]:
         ends.clear()
     if not ends or not files:
         raise HTTPException(400, "the request is no whole multipart message; send it again")
-    if len(files) > _MOST_REPORTS:
-        raise HTTPException(413, f"at most {_MOST_REPORTS} reports are stored in one request")
     return [bytes(file) for file in files]
 
 
 def _read(files: Sequence[bytes]) -> list[dict[str, str]]:
     """Return what the files say they are, in the same order."""
-    with _reading, TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = Path(folder, "report.dcm")
         found = []
         for file in files:
             path.write_bytes(file)
-            facts = header_facts(path, _FACTS)
-            # Behind a UID stands what it means.
-            found.append(facts | {name: facts.get(name, "").partition(" ")[0] for name in _UIDS})
+            found.append(dict.fromkeys(_FACTS, "") | header_facts(path, _FACTS))
         return found
 
 
@@ -151,8 +157,10 @@ async def _check(
             "from the viewer only measurements are stored, as Enhanced, Comprehensive or"
             " Comprehensive 3D SR; images go to the PACS by C-STORE, or by a tool with a token",
         )
-    if facts.get("TransferSyntaxUID", "").partition(" ")[0] not in _TRANSFER_SYNTAXES:
+    if facts.get("TransferSyntaxUID") not in _TRANSFER_SYNTAXES:
         raise HTTPException(400, "a report is stored in Explicit or Implicit VR Little Endian")
+    if facts["Modality"] != "SR":
+        raise HTTPException(400, "a report has the Modality SR")
     if not all(re.fullmatch(UID_PATTERN, facts[name]) for name in _UIDS):
         raise HTTPException(400, "a UID of the report is missing, or is none")
     study, series = facts["StudyInstanceUID"], facts["SeriesInstanceUID"]
@@ -163,32 +171,38 @@ async def _check(
         raise HTTPException(
             409, "the PACS has no such study; a report is stored beside what it is about"
         )
-    patient = facts.get("PatientID", "").strip()
+    patient = facts["PatientID"].strip(" ")
     if any(of_study != patient for of_study, _ in there.values()):
         raise HTTPException(409, "in the PACS this study is another patient's; nothing was stored")
     if there.get(series, ("", "SR"))[1] != "SR" or await run_in_threadpool(_is_ours, series):
         raise HTTPException(
             409, "this series holds images, or is a result's; save to a new series instead"
         )
+    # Of two instances with one UID Orthanc keeps the first, and answers that it stored the second.
+    query = f"SOPInstanceUID={facts['SOPInstanceUID']}"
+    if await _search(settings, request, "instances", query):
+        raise HTTPException(409, "the PACS has an instance of the same SOP Instance UID")
 
 
 async def _series_of(
     settings: Settings, request: Request, study: str
 ) -> dict[str, tuple[str, str]]:
     """Return patient's ID and modality of each series that the PACS has of a study."""
-    answer = await ask_pacs(
-        settings,
-        request,
-        f"studies/{study}/series",
-        {"Accept": "application/dicom+json"},
-        query=b"includefield=00100020",
-    )
-    found = await _document(answer) or []
+    found = await _search(settings, request, f"studies/{study}/series", "includefield=00100020")
     return {_value(s, "0020000E"): (_value(s, "00100020"), _value(s, "00080060")) for s in found}
 
 
+async def _search(
+    settings: Settings, request: Request, resource: str, query: str
+) -> list[dict[str, Any]]:
+    headers = {"Accept": "application/dicom+json"}
+    answer = await ask_pacs(settings, request, resource, headers, query=query.encode())
+    found: list[dict[str, Any]] = await _document(answer) or []
+    return found
+
+
 def _value(item: dict[str, Any], tag: str) -> str:
-    return str((item.get(tag, {}).get("Value") or [""])[0]).strip()
+    return str((item.get(tag, {}).get("Value") or [""])[0]).strip(" ")
 
 
 def _is_ours(series_instance_uid: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, HTTPException, Request
 from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse, Response
@@ -41,6 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Each of them is read in a process of its own, which may take a gigabyte.
+        app.state.readers_of_reports = CapacityLimiter(2)
         async with pacs_client(settings) as app.state.pacs:
             yield
 

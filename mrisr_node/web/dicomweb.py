@@ -18,7 +18,6 @@ from starlette.responses import Response, StreamingResponse
 
 from mrisr_node.settings import Settings
 from mrisr_node.web.annotations import store_reports
-from mrisr_node.web.guard import public_origin
 from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
 from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
@@ -104,7 +103,7 @@ def gateway_router(settings: Settings) -> APIRouter:
     async def read(request: Request, resource: str) -> Response:
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
-        headers = _headers(settings, request)
+        headers = _headers(request)
         if _WHOLE.fullmatch(resource):
             # Preambles are looked for in what is sent (`_body`): neither packed nor in parts.
             headers["Accept-Encoding"] = "identity"
@@ -122,7 +121,7 @@ def gateway_router(settings: Settings) -> APIRouter:
             return problem(413, _TOO_LARGE)
         if request.state.person.by_cookie:
             return await store_reports(settings, request, resource)
-        headers = _headers(settings, request)
+        headers = _headers(request)
         return await _pass_on(settings, request, resource, headers, content=_limited(request))
 
     return router
@@ -137,15 +136,11 @@ async def _limited(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _headers(settings: Settings, request: Request) -> httpx.Headers:
+def _headers(request: Request) -> httpx.Headers:
     headers = httpx.Headers({k: v for k, v in request.headers.items() if k in _TO_PACS})
     headers.setdefault("Accept", "*/*")
     # httpx would ask for gzip by itself, and the client might not understand what comes.
     headers["Accept-Encoding"] = request.headers.get("accept-encoding", "identity")
-    # Orthanc writes addresses of bulk data into metadata; they must lead here, not there.
-    origin = public_origin(settings, request)
-    scheme, _, host = origin.partition("://")
-    headers["Forwarded"] = f"host={host};proto={scheme}"
     return headers
 
 

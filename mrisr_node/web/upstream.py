@@ -12,6 +12,7 @@ from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from mrisr_node.settings import Settings
+from mrisr_node.web.guard import public_origin
 
 __all__ = ["ROOT", "UID_PATTERN", "ask_pacs", "pacs_client"]
 
@@ -69,6 +70,10 @@ async def ask_pacs(
     client: httpx.AsyncClient = request.app.state.pacs
     url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=query)
     method = "GET" if content is None else "POST"
+    headers = httpx.Headers(headers)
+    # Orthanc writes addresses into its answers; they must lead here, not there.
+    scheme, _, host = public_origin(settings, request).partition("://")
+    headers["Forwarded"] = f"host={host};proto={scheme}"
     upstream = client.build_request(method, url, headers=headers, content=content)
     try:
         answer = await client.send(upstream, stream=True)

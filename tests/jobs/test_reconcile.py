@@ -257,6 +257,31 @@ def _listed(uid, days):
     }  # fmt: skip
 
 
+def test_a_mixed_series_is_sent_unless_first_middle_and_last_are_derived(
+    make_settings, monkeypatch
+):
+    settings = make_settings()
+    open_records(settings.database_path)
+    reconciler = Reconciler(settings)
+
+    def answer(path, *_):
+        kind = "ORIGINAL" if "original" in path else "DERIVED"
+        return {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR",
+                "ImageType": kind, "MainDicomTags": {}}  # fmt: skip
+
+    monkeypatch.setattr(reconciler, "_get", answer)
+    monkeypatch.setattr(reconciler, "_request", lambda *_, **__: None)
+    for uid, instances, sent in (
+        ("1.1", ["original", "a", "b"], True),
+        ("1.2", ["a", "original", "b"], True),
+        ("1.3", ["a", "b", "original"], True),
+        ("1.4", ["a", "b", "c"], False),
+        ("1.5", ["a"], False),
+    ):
+        assert reconciler._look_at(_listed(uid, 0) | {"Instances": instances}) is sent
+    reconciler.close()
+
+
 def test_no_series_of_a_result_is_looked_at(make_settings, monkeypatch):
     settings = make_settings()
     open_records(settings.database_path)

@@ -51,10 +51,14 @@ def changed(folder: Path, change: Callable[[Dataset], None]) -> SampleSeries:
     """Write a tiny series and change each of its instances."""
     series = write_sample(folder, TINY)
     for path in series.paths:
-        dataset = pydicom.dcmread(path)
-        change(dataset)
-        dataset.save_as(path)
+        change_file(path, change)
     return series
+
+
+def change_file(path: Path, change: Callable[[Dataset], None]) -> None:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
 
 
 def derive(dataset: Dataset) -> None:
@@ -82,6 +86,12 @@ def test_original_mr_is_forwarded_and_nothing_else(
         store(tmp_path / name, port=port)
     returned = write_sample(tmp_path / "returned", TINY)
     store(returned.folder, port=port, calling=orthanc.settings.ae_title)
+    # One original among three, wherever Orthanc lists it.
+    mixed = [write_sample(tmp_path / f"mixed-{k}", TINY) for k in range(3)]
+    for k, series in enumerate(mixed):
+        for path in series.paths[:k] + series.paths[k + 1 :]:
+            change_file(path, derive)
+        store(series.folder, port=port)
     # Sent last, so the others were judged before it.
     study = Study()
     first = write_sample(tmp_path / "first", TINY, study=study)
@@ -89,10 +99,11 @@ def test_original_mr_is_forwarded_and_nothing_else(
     store(first.folder, second.folder, port=port)
 
     deadline = time.monotonic() + 30
-    while len(forwarded) < 6 and time.monotonic() < deadline:
+    while len(forwarded) < 15 and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
-    assert sorted(forwarded) == sorted([first.series_uid] * 3 + [second.series_uid] * 3)
+    sent = [series.series_uid for series in (*mixed, first, second)]
+    assert sorted(forwarded) == sorted(sent * 3)
 
 
 def test_it_runs_without_privileges(orthanc: OrthancProcess) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from copy import deepcopy
+from threading import Event
 
 import httpx
 import pytest
@@ -25,6 +29,7 @@ from web_door import Door
 from web_samples import SampleStudy, as_file
 
 from mrisr_node.records import Job, ResultSeries, Series
+from mrisr_node.web import annotations
 
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=X-y'
 
@@ -93,6 +98,9 @@ def test_reports_on_a_study_of_the_pacs_are_stored_as_they_are(
             assert answer.status_code == 200, answer.text
             [stored] = answer.json()["00081199"]["Value"]
             assert stored["00081155"]["Value"] == [one.SOPInstanceUID]
+            [address] = stored["00081190"]["Value"]
+            assert address.startswith(f"{door.url}/dicom-web/studies/{study.study}/")
+            assert f":{door.settings.orthanc_http_port}" not in answer.text
     assert "reports that admin saved are in the PACS: 1" in caplog.text
     assert study.study not in caplog.text
     series = f"/dicom-web/studies/{study.study}/series/{report.SeriesInstanceUID}"
@@ -115,7 +123,8 @@ def test_several_reports_come_in_one_request(person, study):
 
 
 def test_images_are_refused(person, study, instances, caplog):
-    image = study.source[0].copy()
+    # Dataset.copy() would share its elements with the study's.
+    image = deepcopy(study.source[0])
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     answer = person.post("/dicom-web/studies", content=message(as_file(image)))
     refused(answer, 403, "a tool with a token")
@@ -153,9 +162,110 @@ def test_reports_that_belong_nowhere_are_refused(person, door, study, instances)
     refused(answer, 409, "another study")
 
 
+def test_an_instance_that_the_pacs_has_is_not_said_to_be_stored_again(
+    person, door, study, results, instances
+):
+    first = report_on(study, SeriesDescription="first")
+    answer = person.post("/dicom-web/studies", content=message(as_file(first)))
+    assert answer.status_code == 200, answer.text
+    instances.add(first.SOPInstanceUID)
+    for there, series in (
+        (first, first.SeriesInstanceUID),
+        (first, generate_uid()),
+        (study.source[0], generate_uid()),
+        (results.study.source[0], generate_uid()),
+    ):
+        again = report_on(
+            study,
+            SOPInstanceUID=there.SOPInstanceUID,
+            SeriesInstanceUID=series,
+            SeriesDescription="second",
+        )
+        answer = person.post("/dicom-web/studies", content=message(as_file(again)))
+        refused(answer, 409, "same SOP Instance UID")
+    # What would else be said to be stored: Orthanc keeps the first.
+    first.SeriesDescription = "second"
+    with door.tool() as tool:
+        headers = {"Content-Type": MULTIPART, "Accept": "application/dicom+json"}
+        content = message(as_file(first))
+        answer = tool.post("/dicom-web/studies", content=content, headers=headers)
+        assert answer.status_code == 200
+        assert "Value" not in answer.json()["00081198"]
+        series = f"/dicom-web/studies/{study.study}/series/{first.SeriesInstanceUID}"
+        [kept] = tool.get(f"{series}/metadata").json()
+    assert kept["0008103E"]["Value"] == ["first"]
+    twice = as_file(report_on(study))
+    answer = person.post("/dicom-web/studies", content=message(twice, twice))
+    refused(answer, 409, "two reports")
+
+
+def lengthened(file: bytes, uid: str, behind: bytes) -> bytes:
+    """Put something behind the last UID of this value."""
+
+    def element(value: bytes) -> bytes:
+        even = value + bytes(len(value) % 2)
+        return b"UI" + len(even).to_bytes(2, "little") + even
+
+    before, found, after = file.rpartition(element(uid.encode()))
+    assert found
+    return before + element(uid.encode() + behind) + after
+
+
+@pytest.mark.parametrize("behind", [b" evil", b"\0evil", b" (evil)", b"\\1.2", b"."])
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_a_uid_with_something_behind_it_is_refused(person, study, instances, name, behind):
+    report = report_on(study)
+    file = lengthened(as_file(report), report[name].value, behind)
+    refused(person.post("/dicom-web/studies", content=message(file)), 400, "a UID of the report")
+
+
+def test_a_uid_that_stands_there_twice_is_refused(person, study, results, instances):
+    """Orthanc takes the first, pydicom the last."""
+    file, other = as_file(report_on(study)), results.study.study.encode()
+    even = other + bytes(len(other) % 2)
+    tag = b"\x20\x00\x0d\x00UI"
+    element = tag + len(even).to_bytes(2, "little") + even
+    for twice in (file + element, file.replace(tag, element + tag)):
+        answer = person.post("/dicom-web/studies", content=message(twice))
+        refused(answer, 400, "cannot be read as DICOM")
+
+
+def test_classes_and_syntaxes_with_something_behind_them_are_refused(person, study, instances):
+    for uid, status in ((Comprehensive3DSRStorage, 403), (ExplicitVRLittleEndian, 400)):
+        file = lengthened(as_file(report_on(study)), uid, b" (evil)")
+        refused(person.post("/dicom-web/studies", content=message(file)), status, "")
+
+
+def test_reports_that_wait_to_be_read_keep_nobody_out(person, door, study, monkeypatch):
+    """More of them than Starlette has threads."""
+    go_on = Event()
+
+    def slow(*_):
+        go_on.wait()
+        return {"Problem": "slow"}
+
+    monkeypatch.setattr(annotations, "header_facts", slow)
+    many, content = range(45), message(as_file(report_on(study)))
+    with ThreadPoolExecutor(len(many)) as pool:
+        try:
+            sent = [pool.submit(person.post, "/dicom-web/studies", content=content) for _ in many]
+            readers = door.app.state.readers_of_reports
+            while readers.statistics().tasks_waiting < len(many) - 2:
+                assert not any(answer.done() for answer in sent)
+                time.sleep(0.01)
+            assert readers.borrowed_tokens == 2
+            with door.browser() as another:
+                assert another.get("/api/jobs").status_code == 200
+        finally:
+            go_on.set()
+        for answer in sent:
+            refused(answer.result(), 400, "slow")
+
+
 def test_what_cannot_be_read_is_refused(person, study, instances):
     file = as_file(report_on(study))
     deflated = as_file(report_on(study, DeflatedExplicitVRLittleEndian))
+    mr = as_file(report_on(study, Modality="MR"))
     no_study = as_file(report_on(study, StudyInstanceUID=""))
     for content, status, words in (
         (b"", 400, "no whole multipart message"),
@@ -168,7 +278,10 @@ def test_what_cannot_be_read_is_refused(person, study, instances):
         (message(file[132:]), 400, "cannot be read as DICOM"),
         (message(deflated), 400, "Little Endian"),
         (message(no_study), 400, "UID"),
+        (message(mr), 400, "Modality"),
         (message(*[file] * 11), 413, "at most 10"),
+        # The eleventh is not waited for to end.
+        (message(*[file] * 11)[:-6], 413, "at most 10"),
     ):
         refused(person.post("/dicom-web/studies", content=content), status, words)
     headers = {"Content-Type": "application/dicom"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from mrisr_node.settings import Settings
 from mrisr_node.web.app import create_app
@@ -23,6 +24,7 @@ class Door:
     settings: Settings
     url: str
     token: str
+    app: FastAPI
 
     def client(self, **headers: str) -> httpx.Client:
         """A client without credentials."""
@@ -58,7 +60,7 @@ def served(settings: Settings) -> Iterator[Door]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         url = f"http://127.0.0.1:{settings.web_port}"
-        yield Door(settings, url, create_token("admin", "tests"))
+        yield Door(settings, url, create_token("admin", "tests"), app)
     finally:
         server.should_exit = True
         thread.join(20)
