@@ -16,7 +16,7 @@ STORED, REFUSED = "00081199", "00081198"
 
 
 class BadPacs:
-    """What it does with a request is its `mood`; what it stored is in `kept`, by UID.
+    """What it does with a request is its `mood`; what it stored is in `kept`, by UID: its series.
 
     Moods: ``good``, ``half`` (stores every other and says so), ``liar`` (says success and stores
     nothing), ``forgetful`` (says success and stores half), ``silent``, ``drip`` (a byte now and
@@ -26,7 +26,7 @@ class BadPacs:
 
     def __init__(self) -> None:
         self.mood: str | int = "good"
-        self.kept: set[str] = set()
+        self.kept: dict[str, str] = {}
         self.requests: list[str] = []
         self.end = threading.Event()
 
@@ -41,7 +41,7 @@ class BadPacs:
                 refused.append(dataset)
                 continue
             if self.mood != "liar" and (self.mood != "forgetful" or every_other):
-                self.kept.add(str(dataset.SOPInstanceUID))
+                self.kept[str(dataset.SOPInstanceUID)] = str(dataset.SeriesInstanceUID)
             taken.append(dataset)
         answer: dict[str, object] = {STORED: {"vr": "SQ", "Value": [_item(d) for d in taken]}}
         if refused:
@@ -49,8 +49,9 @@ class BadPacs:
             answer[REFUSED] = {"vr": "SQ", "Value": items}
         return answer
 
-    def _show(self, query: dict[str, list[str]]) -> list[dict[str, object]]:
-        shown = sorted(self.kept)
+    def _show(self, path: str, query: dict[str, list[str]]) -> list[dict[str, object]]:
+        series = path.partition("/series/")[2].partition("/")[0]
+        shown = sorted(uid for uid, of in self.kept.items() if of == series)
         if self.mood == "pages":
             start = int(query.get("offset", ["0"])[0])
             shown = shown[start : start + 3]
@@ -79,7 +80,8 @@ class BadPacs:
         elif handler.command == "POST":
             payload = json.dumps(self._store(body)).encode()
         else:
-            payload = json.dumps(self._show(parse_qs(urlsplit(handler.path).query))).encode()
+            asked = urlsplit(handler.path)
+            payload = json.dumps(self._show(asked.path, parse_qs(asked.query))).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", kind)
         handler.send_header("Content-Length", str(len(payload)))

@@ -30,7 +30,7 @@ _CONTRAST = (
     (("FlipAngle",), "flip angle", " deg"),
     (("RepetitionTime",), "TR", " ms"),
 )
-CONTRAST_TAGS = tuple(names[0] for names, _, _ in _CONTRAST)
+CONTRAST_TAGS = tuple(name for names, _, _ in _CONTRAST for name in names)
 _PLANES = ("sagittal", "coronal", "axial")
 # Code String (PS3.5 6.2): what is none may be anything that somebody typed.
 _CODE = re.compile("[A-Z0-9 _]{1,16}")
