@@ -30,7 +30,7 @@ def _resident(process: int) -> int:
     """
     folder = Path("/proc", str(process))
     try:
-        total = int((folder / "statm").read_text().split()[1]) * _PAGE
+        total = _resident_alone(process)
         started = [
             int(child)
             for children in (folder / "task").glob("*/children")
@@ -39,6 +39,10 @@ def _resident(process: int) -> int:
     except (OSError, IndexError):
         return 0
     return total + sum(_resident(child) for child in started)
+
+
+def _resident_alone(process: int) -> int:
+    return int(Path("/proc", str(process), "statm").read_text().split()[1]) * _PAGE
 
 
 def reset_own_peak() -> bool:
@@ -73,7 +77,7 @@ def measured_memory() -> Iterator[PeakMemory]:
         trim(0)
     peak = PeakMemory()
     done = threading.Event()
-    before = _resident(os.getpid())
+    before, alone = _resident(os.getpid()), _resident_alone(os.getpid())
     exact = reset_own_peak()
 
     def look() -> None:
@@ -89,7 +93,7 @@ def measured_memory() -> Iterator[PeakMemory]:
         yield peak
         look()
         if exact:
-            peak.mib = max(peak.mib, (own_peak() - before) / 2**20)
+            peak.mib = max(peak.mib, (own_peak() - alone) / 2**20)
     finally:
         done.set()
         watcher.join()

@@ -51,14 +51,24 @@ def orthanc(needs_orthanc: None, web_settings: Settings) -> Iterator[OrthancProc
 
 
 @pytest.fixture(scope="session")
-def study(web_settings: Settings, orthanc: OrthancProcess) -> SampleStudy:
-    """A study with an original and its result, in the PACS."""
-    sample = make_study()
-    auth = (web_settings.orthanc_username, web_settings.pacs_password())
-    with httpx.Client(base_url=orthanc.url, auth=auth, trust_env=False, timeout=60) as client:
-        for image in sample.instances:
-            client.post("/instances", content=as_file(image)).raise_for_status()
-    return sample
+def store_study(web_settings: Settings, orthanc: OrthancProcess) -> Callable[[], SampleStudy]:
+    """Return a function that puts another study with an original and its result into the PACS."""
+
+    def store() -> SampleStudy:
+        sample = make_study()
+        auth = (web_settings.orthanc_username, web_settings.pacs_password())
+        with httpx.Client(base_url=orthanc.url, auth=auth, trust_env=False, timeout=60) as client:
+            for image in sample.instances:
+                client.post("/instances", content=as_file(image)).raise_for_status()
+        return sample
+
+    return store
+
+
+@pytest.fixture(scope="session")
+def study(store_study: Callable[[], SampleStudy]) -> SampleStudy:
+    """A study that all tests look at and none adds to."""
+    return store_study()
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,12 @@ def report_on(study: SampleStudy, syntax: str = ExplicitVRLittleEndian, **more: 
     return report
 
 
+@pytest.fixture(scope="module")
+def study(store_study) -> SampleStudy:
+    """One of its own: others count what is in theirs."""
+    return store_study()
+
+
 @pytest.fixture
 def person(door: Door) -> Iterator[httpx.Client]:
     """Whoever is signed in."""
