@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +19,7 @@ from mrisr_node.volumes.acquisition import (
     of_one_patient,
     readable_header,
 )
-from mrisr_node.volumes.stacks import CONTRAST_TAGS, Image, image_of, labels_of, split
+from mrisr_node.volumes.stacks import CODE_STRING, CONTRAST_TAGS, Image, image_of, labels_of, split
 
 __all__ = ["SELECTION_TAGS", "Selection", "SelectionRules", "Stack", "select", "unsuitable_kind"]
 
@@ -58,8 +57,6 @@ _KINDS = {
     "DIFFUSION": "a diffusion series",
 }
 _HEADS = frozenset({"", "HEAD", "BRAIN", "SKULL", "WHOLEBODY", "HEADNECK", "IAC", "PITUITARY"})
-# Code String (PS3.5 6.2)
-_CODE = re.compile("[A-Z0-9 _]{1,16}")
 # Below this ratio of slice distance to pixel spacing there is nothing to gain.
 _MINIMUM_FACTOR = 1.5
 # 128 slices of 1024 x 1024: more than any thick-slice scan of a head. Conversion takes up to 16
@@ -271,7 +268,7 @@ def _unsuitable(dataset: Dataset) -> str | None:
 
 def _quoted(what: str, code: str) -> str:
     """Return what a header says in code; what is none is not repeated: people type names there."""
-    return f"{what} {code}" if _CODE.fullmatch(code) else f"another {what}"
+    return f"{what} {code}" if CODE_STRING.fullmatch(code) else f"another {what}"
 
 
 def _image_type(dataset: Dataset) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from mrisr_node.errors import ConversionError, NotEligible
-from mrisr_node.volumes.geometry import Affine, lps_to_ras
+from mrisr_node.volumes.geometry import Affine, lps_to_ras, spacing_of
 
 __all__ = [
     "MOST_SLICES",
@@ -111,8 +111,7 @@ class Acquisition:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres between columns, rows and slices."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(i), float(j), float(k)
+        return spacing_of(self.affine)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -15,12 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-__all__ = ["Affine", "FloatArray", "Volume", "lps_to_ras", "ras_to_lps", "resampled"]
+__all__ = [
+    "Affine",
+    "FloatArray",
+    "Volume",
+    "lps_to_ras",
+    "ras_to_lps",
+    "resampled",
+    "spacing_of",
+]
 
 FloatArray = NDArray[np.float32]
 Affine = NDArray[np.float64]
 
 _FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def spacing_of(affine: Affine) -> tuple[float, float, float]:
+    """Return the voxel size in mm along i, j and k."""
+    i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(i), float(j), float(k)
 
 
 def lps_to_ras(affine: Affine) -> Affine:
@@ -59,8 +73,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along i, j and k."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(i), float(j), float(k)
+        return spacing_of(self.affine)
 
     def position(self, index: tuple[float, float, float]) -> NDArray[np.float64]:
         """Return the RAS+ position (mm) of a voxel index, which need not be whole."""

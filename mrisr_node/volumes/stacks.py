@@ -20,7 +20,7 @@ from mrisr_node.errors import NotEligible
 from mrisr_node.volumes.acquisition import Slice, readable_header, same_plane, slices_of
 from mrisr_node.volumes.contrast import holders_of, stated_number
 
-__all__ = ["CONTRAST_TAGS", "Image", "image_of", "labels_of", "split"]
+__all__ = ["CODE_STRING", "CONTRAST_TAGS", "Image", "image_of", "labels_of", "split"]
 
 # What an image's contrast comes from, in the order in which it tells images apart: its names in
 # classic and in Enhanced objects (PS3.3 C.8.3.1, C.8.13.5), and its short name and unit in a label.
@@ -32,8 +32,8 @@ _CONTRAST = (
 )
 CONTRAST_TAGS = tuple(name for names, _, _ in _CONTRAST for name in names)
 _PLANES = ("sagittal", "coronal", "axial")
-# Code String (PS3.5 6.2): what is none may be anything that somebody typed.
-_CODE = re.compile("[A-Z0-9 _]{1,16}")
+CODE_STRING = re.compile("[A-Z0-9 _]{1,16}")
+"""A Code String (PS3.5 6.2): what is none may be anything that somebody typed."""
 # A radial stack has a plane for each image.
 _MOST_PLANES = 16
 _SAME_PLACE = 0.01  # mm
@@ -204,6 +204,6 @@ def _kind(images: Sequence[Image]) -> Callable[[Image], str]:
     common = set.intersection(*(set(image.image_type) for image in images))
 
     def describe(image: Image) -> str:
-        return " ".join(v for v in image.image_type if v not in common and _CODE.fullmatch(v))
+        return " ".join(v for v in image.image_type if v not in common and CODE_STRING.fullmatch(v))
 
     return describe

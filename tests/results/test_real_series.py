@@ -1,14 +1,10 @@
 """Results of real series of several scanners, in every orientation that they came in."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from dicom_checks import dciodvfy
+from dicom_checks import dciodvfy, read_by_dcm2niix
 from dicom_standard import dicom_validator
 from pydicom import dcmread
 from result_sets import write_all
@@ -21,23 +17,10 @@ from mrisr_node.jobs.resolve import find_series
 ARCHIVES = ("papaya_brain", "qa_decub_HFDL_t1sag", "qa_decub_HFP_t1sag", "qa_xa30_T1_enh")
 
 
-def _read_by_dcm2niix(paths, folder: Path):
-    folder.mkdir()
-    for number, path in enumerate(paths):
-        shutil.copy(path, folder / f"{number:04d}.dcm")
-    tool = Path(sys.executable).with_name("dcm2niix")
-    subprocess.run(
-        [tool, "-b", "n", "-z", "n", "-f", "volume", "-o", folder, folder],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    [image] = folder.glob("volume*.nii")
-    return nib.load(image)
-
-
 def _brightest(paths, folder: Path):
     """Return where the brightest voxel of a series lies (RAS), and its value."""
     if len(paths) == 1:
-        volume = _read_by_dcm2niix(paths, folder)
+        volume = read_by_dcm2niix(paths, folder)
         data = volume.get_fdata()
         index = np.unravel_index(np.argmax(data), data.shape)
         return (volume.affine @ [*index, 1])[:3], data[index]
@@ -70,9 +53,7 @@ def test_every_object_is_conformant_and_lies_where_its_source_lies(shared_data, 
                 assert found == [], (name, kind)
                 assert dicom_validator(path) == [], (name, kind)
         place, value = _brightest(paths, tmp_path / f"{number}-source")
-        made = _read_by_dcm2niix(
-            result.written[ResultKind.IMAGE].paths, tmp_path / f"{number}-made"
-        )
+        made = read_by_dcm2niix(result.written[ResultKind.IMAGE].paths, tmp_path / f"{number}-made")
         index = np.linalg.solve(made.affine, [*place, 1])[:3]
         nearest = np.rint(index).astype(int)
         assert np.linalg.norm((made.affine @ [*nearest, 1])[:3] - place) < 0.05
