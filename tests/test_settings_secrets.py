@@ -40,7 +40,7 @@ def test_a_secret_is_on_the_disk_before_it_has_its_name(make_settings, monkeypat
     folder = settings.data_dir / "secrets"
     seen = []
     monkeypatch.setattr(
-        "mrisr_node.settings.sync",
+        "mrisr_node.settings.loading.sync",
         lambda path: seen.append((path.name, (folder / "one").exists(), path.stat().st_size > 0)),
     )
     settings.secret("one")

@@ -1,28 +1,15 @@
-"""Every setting of the node, once: name, default, unit and meaning.
-
-Values come, strongest first, from the environment (``MRISR_`` and the name in capitals), from a
-TOML file (``MRISR_CONFIG``, else ``mrisr.toml`` in the working directory, else
-``/etc/mrisr_node/mrisr.toml``), and from the defaults below.
-"""
+"""Every setting of the node, once: name, default, unit and meaning."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
-from mrisr_node.addresses import Address, AETitle, Listener, Network, Port
+from mrisr_node.addresses import Address, AETitle, Network, Port
 from mrisr_node.choices import (
     BrainMethod,
     Delivery,
@@ -31,16 +18,14 @@ from mrisr_node.choices import (
     ResultKind,
     StorageCommitment,
 )
-from mrisr_node.durable import sync
-from mrisr_node.errors import SettingsError
-from mrisr_node.locks import held
 from mrisr_node.logs import LogFormat
 
-__all__ = ["Settings", "load_settings"]
+__all__ = [
+    "Archive", "Delivering", "FrontDoor", "Keeping", "Node", "Processing", "Receiving", "Selecting"
+]  # fmt: skip
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
-_ROOT = Path(__file__).resolve().parent.parent
-_NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def _one_or_several(value: object) -> object:
@@ -66,13 +51,8 @@ _ResultKinds = Annotated[
 ]
 
 
-class Settings(BaseSettings):
-    """The node's configuration; immutable once loaded."""
-
-    # "none" in the environment takes back what the file says.
-    model_config = SettingsConfigDict(
-        env_prefix="MRISR_", env_parse_none_str="none", extra="forbid", frozen=True
-    )
+class Node(BaseModel):
+    """Where the node keeps its data, and how it logs."""
 
     data_dir: Path = Field(
         default=Path("var"), description="where the node keeps everything it must not lose"
@@ -82,7 +62,10 @@ class Settings(BaseSettings):
         description="text or json lines; auto: text on a terminal, json everywhere else",
     )
 
-    # DICOM in
+
+class Receiving(BaseModel):
+    """DICOM in."""
+
     ae_title: AETitle = Field(default="MRISR", description="AE title of the receiver")
     receiver_host: str = Field(default="127.0.0.1", description="address the receiver listens on")
     receiver_port: Port = Field(default=11112, description="TCP port of the receiver")
@@ -121,7 +104,10 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="silence after the last instance that ends a series"
     )
 
-    # The PACS
+
+class Archive(BaseModel):
+    """The PACS."""
+
     orthanc_url: str | None = Field(
         default=None,
         description="an Orthanc that runs elsewhere, e.g. http://orthanc:8042; none: start our own",
@@ -153,13 +139,19 @@ class Settings(BaseSettings):
         description="only series that changed in the PACS within so many days, or in an outage",
     )
 
-    # Which series
+
+class Selecting(BaseModel):
+    """Which series are processed."""
+
     minimum_slices: int = Field(default=8, ge=2, description="fewer slices are no volume")
     minimum_slice_distance: float = Field(
         default=2.0, gt=0, description="mm; slices closer than this are thin already"
     )
 
-    # Processing
+
+class Processing(BaseModel):
+    """How they are processed."""
+
     recipe: Recipe = Field(default=Recipe.NATIVE, description="which result a series gets")
     brain_method: BrainMethod = Field(default=BrainMethod.AUTO, description="which HD-BET")
     brain_folds: int = Field(
@@ -182,7 +174,10 @@ class Settings(BaseSettings):
         default=6.0, gt=0, description="hours after which a stage that hangs is ended: it has died"
     )
 
-    # DICOM out
+
+class Delivering(BaseModel):
+    """DICOM out."""
+
     result_series: _ResultKinds = Field(
         default=tuple(ResultKind),
         description="which series a result consists of: image, fidelity, change, mask, report",
@@ -217,7 +212,13 @@ class Settings(BaseSettings):
         " or tls://host:port; the PACS is known already",
     )
 
-    # Local copies: deleted only once the PACS shows the originals, and of what is done the result
+
+class Keeping(BaseModel):
+    """How long local copies stay.
+
+    They go only once the PACS shows the originals, and of what is done the result.
+    """
+
     retention_days: float | None = Field(
         default=30.0, gt=0, description="days that copies of a finished series stay; none: for ever"
     )
@@ -234,7 +235,10 @@ class Settings(BaseSettings):
         " finished series' copies go before their time; none: no limit",
     )
 
-    # Front door
+
+class FrontDoor(BaseModel):
+    """Web: API, pages, viewers."""
+
     web_host: str = Field(default="127.0.0.1", description="address the front door listens on")
     web_port: Port = Field(default=8080, description="TCP port of the front door")
     public_url: str | None = Field(
@@ -254,147 +258,3 @@ class Settings(BaseSettings):
         default=_ROOT / "orthanc", description="our configuration template and script for Orthanc"
     )
     session_hours: float = Field(default=12.0, gt=0, description="life of a browser session")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Explicit arguments, then the environment, then the first TOML file that exists."""
-        return (
-            init_settings,
-            env_settings,
-            TomlConfigSettingsSource(settings_cls, toml_file=_settings_file()),
-        )
-
-    @property
-    def associations_per_process(self) -> int:
-        """How many associations one receiver process takes."""
-        return -(-self.maximum_associations // self.receiver_processes)
-
-    def environment(self) -> dict[str, str]:
-        """Return this process's environment with every setting in it: what its children need."""
-        environment = dict(os.environ)
-        for name, value in self.model_dump(mode="json").items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            environment[f"MRISR_{name.upper()}"] = "none" if value is None else text
-        return environment
-
-    @property
-    def database_path(self) -> Path:
-        """The SQLite file of the records."""
-        return self.data_dir / "records.sqlite"
-
-    @property
-    def queue_path(self) -> Path:
-        """The SQLite file of the Huey queues."""
-        return self.data_dir / "queues.sqlite"
-
-    @property
-    def spool_dir(self) -> Path:
-        """Received instances, durable before they are acknowledged."""
-        return self.data_dir / "spool"
-
-    @property
-    def quarantine_dir(self) -> Path:
-        """What was received and cannot be used, each with its reason."""
-        return self.data_dir / "quarantine"
-
-    @property
-    def work_dir(self) -> Path:
-        """One folder per job, with what its stages made."""
-        return self.data_dir / "jobs"
-
-    @property
-    def previews_dir(self) -> Path:
-        """Small pictures of results, a folder per job; they stay until retention."""
-        return self.data_dir / "previews"
-
-    @property
-    def checkpoint_folders(self) -> tuple[Path, ...]:
-        """The checkpoints in use, in order of preference."""
-        return tuple(self.checkpoint_folder(name) for name in self.checkpoint)
-
-    def checkpoint_folder(self, name: str) -> Path:
-        """Return the folder of a checkpoint: one that is installed, or a path with a slash."""
-        return Path(name) if "/" in name else self.checkpoints / name
-
-    @property
-    def pacs_url(self) -> str:
-        """Base URL of Orthanc's HTTP, without a slash at the end."""
-        return (self.orthanc_url or f"http://127.0.0.1:{self.orthanc_http_port}").rstrip("/")
-
-    def peer_address(self, title: str) -> Listener | None:
-        """Return where a peer listens for our reports, or None where nobody has told us."""
-        if title in self.commitment_peers:
-            return Listener.at(self.commitment_peers[title])
-        if title == self.pacs_ae_title:
-            return Listener(self.pacs_host, self.pacs_port, self.pacs_tls)
-        return None
-
-    @property
-    def viewer_url(self) -> str:
-        """Base URL under which browsers reach the front door, without a slash at the end."""
-        return (self.public_url or f"http://{self.web_host}:{self.web_port}").rstrip("/")
-
-    def pacs_password(self) -> str:
-        """Return Orthanc's password, generated at first use and kept readable to us alone."""
-        return self.orthanc_password or self.secret("orthanc-password")
-
-    def secret(self, name: str) -> str:
-        """Return the secret kept under `name` in ``data_dir/secrets``, made at first use."""
-        path = self.data_dir / "secrets" / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not _has_words(path):
-            # Several processes start at once: the first one makes it, and all read the same.
-            with held(path.parent):
-                if not _has_words(path):
-                    draft = path.with_name(f".{name}")
-                    made = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                    with os.fdopen(made, "w") as file:
-                        file.write(secrets.token_urlsafe(24))
-                    sync(draft)
-                    draft.replace(path)
-                    sync(path.parent)
-        return path.read_text().strip()
-
-
-def _has_words(path: Path) -> bool:
-    """Tell whether a file is there and not empty, as a power cut may leave one."""
-    return path.exists() and bool(path.read_text().strip())
-
-
-def _settings_file() -> Path | None:
-    named = os.environ.get("MRISR_CONFIG")
-    if named:
-        if not Path(named).is_file():
-            raise SettingsError(f"MRISR_CONFIG names {named}, which is no file")
-        return Path(named)
-    usual = (Path("mrisr.toml"), Path("/etc/mrisr_node/mrisr.toml"))
-    return next((path for path in usual if path.is_file()), None)
-
-
-def load_settings(**values: object) -> Settings:
-    """Read the settings; `values` are stronger than file and environment.
-
-    Raises
-    ------
-    SettingsError
-        A value is missing, of the wrong kind or unknown; the message names it.
-    """
-    known = {f"MRISR_{name.upper()}" for name in (*Settings.model_fields, *_NOT_OURS)}
-    if odd := sorted(n for n in os.environ if n.startswith("MRISR_") and n not in known):
-        raise SettingsError(f"there is no setting {', '.join(odd)}")
-    try:
-        settings = Settings(**values)  # type: ignore[arg-type]
-        data_dir = settings.data_dir.resolve()
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("settings cannot be used: " + "; ".join(lines)) from error
-    except (OSError, ValueError) as error:  # a file that is no TOML, a list that is no JSON
-        raise SettingsError(f"settings cannot be read: {error}") from error
-    return settings.model_copy(update={"data_dir": data_dir})

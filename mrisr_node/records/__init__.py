@@ -1,0 +1,30 @@
+"""The node's memory: what arrived, what became of it, and who may ask.
+
+One SQLite file (peewee), shared by every process of the node, and the only truth about state: a
+queue message is a wake-up, never a fact. Times are seconds since the epoch, UTC.
+"""
+
+from mrisr_node.records.engine import connection, database, owner_name, transaction
+from mrisr_node.records.jobs import Job, ResultSeries, StageRun
+from mrisr_node.records.opening import open_records
+from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
+from mrisr_node.records.people import ApiToken, User, WebSession
+from mrisr_node.records.series import (
+    DIED,
+    DISK_FULL,
+    Failure,
+    Instance,
+    RefusalReport,
+    Rejection,
+    Series,
+    Transition,
+)
+from mrisr_node.records.states import ACTIVE, State, StateError
+
+__all__ = [
+    "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Beat", "CommitmentReport", "CommitmentRequest",
+    "Failure", "Instance", "Job", "RefusalReport", "Rejection", "ResultSeries", "Series",
+    "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
+    "database",
+    "open_records", "owner_name", "transaction",
+]  # fmt: skip
