@@ -61,7 +61,11 @@ def _retention_quarantine_and_commitment(tables: _Tables) -> None:
     tables.add("rejection", "address", CharField(default=""))
 
 
-STEPS: Sequence[Step] = (_retention_quarantine_and_commitment,)
+def _front_door(tables: _Tables) -> None:
+    tables.add("apitoken", "scopes", CharField(default=""))
+
+
+STEPS: Sequence[Step] = (_retention_quarantine_and_commitment, _front_door)
 """In order; the first one leads from version 0, that of 0.1.0, to version 1."""
 
 

@@ -73,8 +73,8 @@ def serve() -> None:
     """Serve the front door: pages, API, DICOMweb gateway and viewer."""
     import uvicorn
 
+    from mrisr_node.people.access import ensure_admin
     from mrisr_node.web.app import create_app
-    from mrisr_node.web.auth import ensure_admin
 
     settings = _service("web")
     # Where no supervisor has made the first user: in a container, say.
@@ -100,7 +100,7 @@ def token(
     days: Annotated[float | None, typer.Option(help="how long it is valid; none: for ever")] = None,
 ) -> None:
     """Make a bearer token for a tool that uses the API or DICOMweb."""
-    from mrisr_node.web.auth import create_token
+    from mrisr_node.people.access import create_token
 
     existing_node(load_settings())
     sys.stdout.write(create_token(user, name, days) + "\n")
@@ -109,7 +109,7 @@ def token(
 @command
 def password(user: Annotated[str, typer.Argument(help="whose password is forgotten")]) -> None:
     """Give a user a new password, and end what they are signed in to."""
-    from mrisr_node.web.auth import set_password
+    from mrisr_node.people.access import set_password
 
     existing_node(load_settings())
     sys.stdout.write(set_password(user) + "\n")

@@ -27,8 +27,8 @@ from mrisr_node.node import logfiles
 from mrisr_node.node.logfiles import last_line, open_log, rotate
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
+from mrisr_node.people.access import ensure_admin
 from mrisr_node.settings import Settings
-from mrisr_node.web.auth import ensure_admin
 
 __all__ = ["Node", "is_running", "stop_on_signals", "up"]
 

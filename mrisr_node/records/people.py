@@ -36,3 +36,5 @@ class ApiToken(Record):
     name = CharField()
     created_at = FloatField(default=time.time)
     expires_at = FloatField(null=True)
+    scopes = CharField(default="")
+    """What it is for, with spaces between; empty: whatever its user may do."""

@@ -15,6 +15,7 @@ from starlette.templating import Jinja2Templates
 from starlette.types import Scope
 
 from mrisr_node import __version__
+from mrisr_node.people.roles import Permission
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.compare import NiiVue, compare_router
@@ -23,6 +24,7 @@ from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.metrics import metrics_router
+from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
@@ -62,33 +64,38 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False, dependencies=[allow(Permission.READ)])
     async def front_page(request: Request) -> Response:
         person = request.state.person
         return templates.TemplateResponse(
             request, "series.html", {"person": person, "here": "series"}
         )
 
-    @app.get("/quarantine", include_in_schema=False)
+    @app.get("/quarantine", include_in_schema=False, dependencies=[allow(Permission.READ)])
     async def quarantine_page(request: Request) -> Response:
         person = request.state.person
         return templates.TemplateResponse(
             request, "quarantine.html", {"person": person, "here": "quarantine"}
         )
 
-    @app.get("/viewer", include_in_schema=False)
+    @app.get("/viewer", include_in_schema=False, dependencies=[allow(Permission.READ)])
     async def viewer() -> Response:
         return RedirectResponse("/viewer/", 308)
 
     health = Health(settings)
-    app.include_router(health_router(health))
-    app.include_router(metrics_router(settings, health))
-    app.include_router(sign_in_router(settings, templates))
-    app.include_router(jobs_router(settings))
-    app.include_router(results_router(settings, templates))
-    app.include_router(quarantine_router(settings))
-    app.include_router(compare_router(settings, templates))
-    app.include_router(gateway_router(settings))
+    require_permissions(app.routes)
+    for router in (
+        health_router(health),
+        metrics_router(settings, health),
+        sign_in_router(settings, templates),
+        jobs_router(settings),
+        results_router(settings, templates),
+        quarantine_router(settings),
+        compare_router(settings, templates),
+        gateway_router(settings),
+    ):
+        require_permissions(router.routes)
+        app.include_router(router)
     app.mount("/pages", _Assets(directory=_PAGES))
     app.mount("/viewer", Viewer(settings))
     app.mount("/niivue", NiiVue(settings))

@@ -12,7 +12,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 from starlette.types import Scope
 
+from mrisr_node.people.roles import Permission
 from mrisr_node.settings import Settings
+from mrisr_node.web.permissions import allow
 from mrisr_node.web.viewer import missing_page
 
 __all__ = ["NiiVue", "compare_router"]
@@ -20,7 +22,7 @@ __all__ = ["NiiVue", "compare_router"]
 
 def compare_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     """Return the route of the page ``/compare``."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[allow(Permission.READ)])
 
     @router.get("/compare")
     def page(request: Request) -> Response:

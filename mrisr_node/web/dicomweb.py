@@ -16,8 +16,10 @@ import httpx
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response, StreamingResponse
 
+from mrisr_node.people.roles import Permission
 from mrisr_node.settings import Settings
 from mrisr_node.web.annotations import store_reports
+from mrisr_node.web.permissions import allow, require
 from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
 from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
@@ -99,7 +101,7 @@ def gateway_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/dicom-web/``; ``app.state.pacs`` holds the client."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get(ROOT + "{resource:path}")
+    @router.get(ROOT + "{resource:path}", dependencies=[allow(Permission.READ)])
     async def read(request: Request, resource: str) -> Response:
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
@@ -112,7 +114,7 @@ def gateway_router(settings: Settings) -> APIRouter:
             headers["Accept"] = _accept(headers["Accept"])
         return await _pass_on(settings, request, resource, headers, content=None)
 
-    @router.post(ROOT + "{resource:path}")
+    @router.post(ROOT + "{resource:path}", dependencies=[allow(Permission.REPORT)])
     async def store(request: Request, resource: str) -> Response:
         if not _STORE.fullmatch(resource):
             return problem(404, "DICOMweb stores to studies or studies/{uid}")
@@ -121,6 +123,7 @@ def gateway_router(settings: Settings) -> APIRouter:
             return problem(413, _TOO_LARGE)
         if request.state.person.by_cookie:
             return await store_reports(settings, request, resource)
+        require(request, Permission.STORE)
         headers = _headers(request)
         return await _pass_on(settings, request, resource, headers, content=_limited(request))
 

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mrisr_node.people import access
 from mrisr_node.settings import Settings
-from mrisr_node.web import auth
 from mrisr_node.web.problems import problem
 
 __all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin"]
@@ -88,15 +88,15 @@ class Guard:
         else:
             await refusal(scope, receive, send)
 
-    async def _person(self, request: Request) -> auth.Person | None:
+    async def _person(self, request: Request) -> access.Person | None:
         token = _token(request.headers.get("authorization", ""))
         # A wrong token is never saved by a cookie.
         if token is not None:
-            return await run_in_threadpool(auth.of_token, token)
+            return await run_in_threadpool(access.of_token, token)
         value = request.cookies.get(cookie_name(self._settings))
-        return await run_in_threadpool(auth.of_session, value) if value else None
+        return await run_in_threadpool(access.of_session, value) if value else None
 
-    def _refusal(self, request: Request, person: auth.Person | None) -> Response | None:
+    def _refusal(self, request: Request, person: access.Person | None) -> Response | None:
         # Not request.url: that is put together with the Host header, which the client chooses.
         if person is None and request.scope["path"] not in PUBLIC:
             return self._unknown(request)
@@ -145,7 +145,7 @@ def _token(authorization: str) -> str | None:
         case "basic":
             with suppress(ValueError):
                 _, _, password = b64decode(credentials, validate=True).decode().partition(":")
-                return password if password.startswith(auth.TOKEN_PREFIX) else None
+                return password if password.startswith(access.TOKEN_PREFIX) else None
     return None
 
 

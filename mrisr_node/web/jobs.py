@@ -17,8 +17,10 @@ from mrisr_node.jobs.dead_letters import (
 from mrisr_node.jobs.overview import SeriesOverview, count, find, overview
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Stage, stages_of
+from mrisr_node.people.roles import Permission
 from mrisr_node.records import State, StateError
 from mrisr_node.settings import Settings
+from mrisr_node.web.permissions import allow
 from mrisr_node.web.viewer import comparison_path, study_path
 
 __all__ = ["STAGE_NAMES", "JobList", "JobView", "SentAgain", "TimeLeft", "jobs_router"]
@@ -101,7 +103,8 @@ class JobList(BaseModel):
 
 def jobs_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/jobs``."""
-    router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+    router = APIRouter(prefix="/api/jobs", tags=["jobs"], dependencies=[allow(Permission.READ)])
+    operate = [allow(Permission.OPERATE)]
 
     def known(series_id: int) -> SeriesOverview:
         row = find(series_id)
@@ -125,7 +128,11 @@ def jobs_router(settings: Settings) -> APIRouter:
             items=items,
         )
 
-    @router.post("/send-again", summary="Send every result again that the PACS did not take")
+    @router.post(
+        "/send-again",
+        summary="Send every result again that the PACS did not take",
+        dependencies=operate,
+    )
     def send_all() -> SentAgain:
         return SentAgain(sent_again=send_all_again(settings))
 
@@ -133,7 +140,7 @@ def jobs_router(settings: Settings) -> APIRouter:
     def one_job(series_id: int) -> JobView:
         return _view(settings, known(series_id))
 
-    @router.post("/{series_id}/retry", summary="Try a failed series again")
+    @router.post("/{series_id}/retry", summary="Try a failed series again", dependencies=operate)
     def retry_job(series_id: int) -> JobView:
         if known(series_id).state != State.FAILED:
             raise HTTPException(409, "only a series that failed can be tried again")
@@ -143,7 +150,9 @@ def jobs_router(settings: Settings) -> APIRouter:
             raise HTTPException(409, "the series has moved on; look again") from error
         return _view(settings, known(series_id))
 
-    @router.post("/{series_id}/send-again", summary="Send a result again, as it is")
+    @router.post(
+        "/{series_id}/send-again", summary="Send a result again, as it is", dependencies=operate
+    )
     def send_one(series_id: int) -> JobView:
         known(series_id)
         try:

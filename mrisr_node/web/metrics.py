@@ -28,9 +28,11 @@ from mrisr_node import __version__
 from mrisr_node.beats import signs
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
+from mrisr_node.people.roles import Permission
 from mrisr_node.records import ACTIVE, DIED, Failure, Job, Rejection, Series, StageRun, State
 from mrisr_node.settings import Settings
 from mrisr_node.web.health import PROCESSES, Health
+from mrisr_node.web.permissions import allow
 
 __all__ = ["NodeCollector", "metrics_router"]
 
@@ -74,7 +76,7 @@ class NodeCollector(Collector):
 
 def metrics_router(settings: Settings, health: Health) -> APIRouter:
     """Return the route ``/metrics``."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[allow(Permission.READ)])
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(settings, health))
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field
 
 from mrisr_node.intake.quarantine import NotInQuarantine, Quarantine, Quarantined
 from mrisr_node.intake.spool import OutOfSpace
+from mrisr_node.people.roles import Permission
 from mrisr_node.settings import Settings
+from mrisr_node.web.permissions import allow
 
 __all__ = [
     "QuarantineDetails",
@@ -60,7 +62,10 @@ class ReleaseView(BaseModel):
 
 def quarantine_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/quarantine``."""
-    router = APIRouter(prefix="/api/quarantine", tags=["quarantine"])
+    router = APIRouter(
+        prefix="/api/quarantine", tags=["quarantine"], dependencies=[allow(Permission.READ)]
+    )
+    operate = [allow(Permission.OPERATE)]
     quarantine = Quarantine(settings)
 
     @router.get("", summary="List what was refused at the door")
@@ -79,7 +84,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
             raise HTTPException(404, str(error)) from error
         return QuarantineDetails(**asdict(entry), facts=facts)
 
-    @router.post("/{key}/release", summary="Try to take an object in after all")
+    @router.post(
+        "/{key}/release", summary="Try to take an object in after all", dependencies=operate
+    )
     def release_object(key: str) -> ReleaseView:
         try:
             return ReleaseView(**asdict(quarantine.release(key)))
@@ -88,7 +95,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
         except OutOfSpace as error:
             raise HTTPException(507, str(error)) from error
 
-    @router.delete("/{key}", status_code=204, summary="Delete an object for good")
+    @router.delete(
+        "/{key}", status_code=204, summary="Delete an object for good", dependencies=operate
+    )
     def delete_object(key: str) -> None:
         try:
             quarantine.delete(key)

@@ -19,10 +19,12 @@ from starlette.templating import Jinja2Templates
 from mrisr_node.errors import DeliveryError
 from mrisr_node.jobs.findings import Findings, findings
 from mrisr_node.jobs.stages import Stage
+from mrisr_node.people.roles import Permission
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
 from mrisr_node.settings import Settings
 from mrisr_node.web.jobs import STAGE_NAMES
+from mrisr_node.web.permissions import allow
 from mrisr_node.web.viewer import comparison_path
 
 __all__ = ["ResidualView", "ResultView", "results_router"]
@@ -75,7 +77,7 @@ class ResultView(BaseModel):
 
 def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     """Return the routes under ``/api/results`` and the page of a result."""
-    router = APIRouter()
+    router = APIRouter(dependencies=[allow(Permission.READ)])
 
     def known(series_id: int, stack: int) -> Findings:
         found = findings(settings, series_id, stack)

@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
+from mrisr_node.people import access
 from mrisr_node.settings import Settings
-from mrisr_node.web import auth
 from mrisr_node.web.guard import cookie_name
 from mrisr_node.web.limits import Limiter, TooManyAttempts
+from mrisr_node.web.permissions import allow
 from mrisr_node.web.problems import problem
 
 __all__ = ["sign_in_router"]
@@ -55,7 +56,7 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
             answer = page(request, wanted, error=again, status=429)
             answer.headers["Retry-After"] = str(limit.seconds)
             return answer
-        session = await run_in_threadpool(auth.sign_in, settings, username, password)
+        session = await run_in_threadpool(access.sign_in, settings, username, password)
         if session is None:
             # Not the name: people type passwords into the wrong field.
             _log.warning("sign-in refused, from %s", peer)
@@ -74,11 +75,11 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         )
         return answer
 
-    @router.post("/sign-out")
+    @router.post("/sign-out", dependencies=[allow()])
     async def sign_out(request: Request) -> Response:
         value = request.cookies.get(cookie_name(settings))
         if value:
-            await run_in_threadpool(auth.sign_out, value)
+            await run_in_threadpool(access.sign_out, value)
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(
             cookie_name(settings),

@@ -30,8 +30,8 @@ from mrisr_node.jobs.stages import Queue
 from mrisr_node.node import backup
 from mrisr_node.node.backup import BackupError, back_up, restore
 from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.people.access import create_token, ensure_admin, of_token
 from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
-from mrisr_node.web.auth import create_token, ensure_admin, of_token
 from tests.spooling import refuse
 
 SLICES = 5

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from web_door import PASSWORD, Door, served
 
+from mrisr_node.people import access
 from mrisr_node.records import ApiToken, WebSession
-from mrisr_node.web import auth
 
 RIGHT = {"username": "admin", "password": PASSWORD}
 WRONG = {"username": "admin", "password": "wrong"}
@@ -46,7 +46,7 @@ def test_a_session_ends_by_itself(door):
 
 
 def test_a_token_ends_when_it_was_said_to(door):
-    token = auth.create_token("admin", "short", days=1)
+    token = access.create_token("admin", "short", days=1)
     assert ApiToken.select().where(ApiToken.digest == token).count() == 0
     with door.client(Authorization=f"Bearer {token}") as client:
         assert client.get("/api/jobs").status_code == 200

@@ -11,9 +11,9 @@ from web_door import PASSWORD, Door, served
 
 from mrisr_node.cli import app
 from mrisr_node.errors import NodeError
+from mrisr_node.people import access
 from mrisr_node.records import User, WebSession
 from mrisr_node.settings import load_settings
-from mrisr_node.web import auth
 from mrisr_node.web.limits import Limiter, TooManyAttempts
 
 RIGHT = {"username": "admin", "password": PASSWORD}
@@ -29,11 +29,11 @@ def own(make_settings) -> Iterator[Door]:
 
 def test_first_start_makes_an_admin_and_says_the_password_once(tmp_path):
     settings = load_settings(data_dir=tmp_path)
-    password = auth.ensure_admin(settings)
+    password = access.ensure_admin(settings)
     assert password
     assert len(password) >= 16
-    assert auth.ensure_admin(settings) is None
-    assert auth.sign_in(settings, "admin", password)
+    assert access.ensure_admin(settings) is None
+    assert access.sign_in(settings, "admin", password)
     assert User.get().password_hash.startswith("$argon2id$")
 
 
@@ -82,10 +82,10 @@ def test_guessing_many_names_is_slowed_down_too():
 
 def test_a_new_password_ends_all_sessions(own):
     with own.browser() as client:
-        auth.set_password("admin")
+        access.set_password("admin")
         assert client.get("/api/jobs").status_code == 401
     with pytest.raises(NodeError, match="no user"):
-        auth.set_password("nobody")
+        access.set_password("nobody")
 
 
 def test_https_makes_the_cookie_secure(make_settings):
@@ -99,7 +99,7 @@ def test_https_makes_the_cookie_secure(make_settings):
 
 def test_passwords_of_two_nodes_differ(tmp_path):
     settings = [load_settings(data_dir=tmp_path / name) for name in "ab"]
-    assert len({auth.ensure_admin(one) for one in settings}) == 2
+    assert len({access.ensure_admin(one) for one in settings}) == 2
 
 
 def test_tokens_and_passwords_from_the_command_line(own, monkeypatch):

@@ -12,9 +12,9 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from mrisr_node.people.access import create_token, ensure_admin, set_password
 from mrisr_node.settings import Settings
 from mrisr_node.web.app import create_app
-from mrisr_node.web.auth import create_token, ensure_admin, set_password
 
 PASSWORD = "correct horse battery staple"
 

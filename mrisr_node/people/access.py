@@ -18,6 +18,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from mrisr_node.errors import NodeError
+from mrisr_node.people.roles import Permission, Role, permissions_of
 from mrisr_node.records import ApiToken, User, WebSession, open_records, transaction
 from mrisr_node.settings import Settings
 
@@ -48,7 +49,9 @@ class Person:
     """Whoever a request was made by or for."""
 
     username: str
-    role: str
+    role: Role
+    permissions: frozenset[Permission]
+    """What they may do; of a token, what it is for."""
     by_cookie: bool
     """Signed in by a browser that sends its cookie by itself, whoever made the request."""
 
@@ -135,7 +138,11 @@ def _holder(
         return None
     if row.expires_at is not None and row.expires_at <= time.time():
         return None
-    return Person(row.user.username, row.user.role, by_cookie)
+    role = Role(row.user.role)
+    permissions = permissions_of(role)
+    if isinstance(row, ApiToken) and row.scopes:
+        permissions &= {Permission(scope) for scope in row.scopes.split()}
+    return Person(row.user.username, role, permissions, by_cookie)
 
 
 def _user(username: str) -> User:

@@ -1,0 +1,1 @@
+"""Who may use the node, what they may do, and what they did."""
