@@ -51,7 +51,7 @@ CODES = {
     "CUBIC99": "The same 99th percentile for cubic interpolation",
     "SECONDS": "Seconds of processing",
     "CONTRAST": "Contrast seen",
-    "INRANGE": "Input like the checkpoint's training data",
+    "INRANGE": "Within the limits that the checkpoint accepts",
     "T1W": "T1-weighted",
     "T2W": "T2-weighted",
     "FLAIR": "FLAIR",

@@ -28,11 +28,8 @@ from mrisr_node.web.viewer import comparison_path
 __all__ = ["ResidualView", "ResultView", "results_router"]
 
 _CHUNK = 1 << 20
-_PLANE_NAMES = {
-    "in-plane": "As acquired",
-    "across-rows": "Across the rows",
-    "across-columns": "Across the columns",
-}
+# What is on the left, right, top and bottom of the picture of a plane.
+_EDGES: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
 
 
 Stack = Annotated[int, Query(ge=1, description="which of the stacks of the series, from 1")]
@@ -131,7 +128,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
                 "person": request.state.person,
                 "here": "result",
                 "result": view,
-                "planes": _PLANE_NAMES if view.previews else {},
+                "planes": _EDGES if view.previews else {},
                 "stages": {STAGE_NAMES[Stage(s)]: t for s, t in view.seconds.items()},
                 "delivered": datetime.fromtimestamp(view.delivered_at).astimezone(),
             },
@@ -143,7 +140,6 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
 def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
     source, made = found.known["source"], found.known["superresolve"]
     result = found.known["result"]
-    there = found.previews.is_dir()
     return ResultView(
         id=found.series_id,
         stack=stack,
@@ -168,7 +164,7 @@ def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
             f"/api/results/{found.series_id}/previews/{plane}/{side}?stack={stack}"
             for plane in PLANES
             for side in SIDES
-            if there
+            if (found.previews / f"{plane}-{side}.png").is_file()
         ],
         viewer_url=settings.viewer_url
         + comparison_path(
