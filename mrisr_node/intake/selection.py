@@ -64,6 +64,7 @@ _MINIMUM_FACTOR = 1.5
 _MOST_VOXELS = 2**27
 # Echoes of one acquisition are two or three; more volumes are a series of measurements.
 _MOST_STACKS = 8
+_MOST_REASONS = 2
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
 def _unsuitable_type(image_type: Sequence[str]) -> str | None:
     for value in image_type:
         kind = str(value).strip().upper()
-        if kind in _KINDS:
-            return f"{_KINDS[kind]} (ImageType {kind})"
+        if kind in _KINDS or kind.endswith(" MAP"):
+            return f"{_KINDS.get(kind, 'a map')} (ImageType {kind})"
     return None
 
 
@@ -177,17 +178,24 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
     except NotEligible:
         selection = _split(images, rules)
         if selection is None:
-            raise  # with the reason of the whole: parts of what is no volume tell less
+            raise  # with the reason of the whole: parts that are none alike tell no more
         return selection
 
 
 def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
-    """Return what there is in a series that is not one volume."""
+    """Return what there is in a series that is not one volume, if there is anything.
+
+    Raises
+    ------
+    NotEligible
+        Nothing of it is, and its parts for different reasons.
+    """
     groups = split(images)
     if len(groups) < 2:
         return None
     stacks: list[Stack] = []
     left_out: list[str] = []
+    reasons: set[str] = set()
     for label, group in zip(labels_of(groups), groups, strict=True):
         count = sum(len(image.slices) for image in group)
         try:
@@ -196,10 +204,13 @@ def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
                 raise NotEligible(_too_few(count, rules))  # and no matter how they lie
             stacks.append(Stack(label, _volume(group, rules)))
         except NotEligible as error:
+            reasons.add(str(error))
             left_out.append(f"{label} left out: {error}")
         except ConversionError as error:
             raise ConversionError(f"{label}: {error}") from error
     if not stacks:
+        if 1 < len(reasons) <= _MOST_REASONS:
+            raise NotEligible("; ".join(left_out[:_MOST_STACKS]))
         return None
     if len(stacks) > _MOST_STACKS:
         raise NotEligible(
@@ -252,6 +263,9 @@ def _unsuitable(dataset: Dataset) -> str | None:
     )
     if reason:
         return reason
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not dataset.get(keyword):
+            return f"the images name no {keyword}, so no result could be placed beside them"
     match str(dataset.get("PhotometricInterpretation") or ""):
         case "MONOCHROME1":
             # What is bright there has low values, and every stage takes high ones for signal.
