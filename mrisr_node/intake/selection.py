@@ -160,9 +160,10 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
     """
     images: list[Image] = []
     count = 0
+    placeless = ""
     for dataset in of_one_patient(datasets):
         with readable_header():
-            reason = _unsuitable(dataset)
+            reason, placeless = _unsuitable(dataset), placeless or _placeless(dataset)
             image_type = _image_type(dataset)
         if reason:
             raise NotEligible(reason)
@@ -174,12 +175,15 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
             )
         images.append(image)
     try:
-        return Selection((Stack("", _volume(images, rules)),))
+        selection = Selection((Stack("", _volume(images, rules)),))
     except NotEligible:
-        selection = _split(images, rules)
-        if selection is None:
+        parts = _split(images, rules)
+        if parts is None:
             raise  # with the reason of the whole: parts that are none alike tell no more
-        return selection
+        selection = parts
+    if placeless:
+        raise NotEligible(placeless)
+    return selection
 
 
 def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
@@ -263,9 +267,6 @@ def _unsuitable(dataset: Dataset) -> str | None:
     )
     if reason:
         return reason
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not dataset.get(keyword):
-            return f"the images name no {keyword}, so no result could be placed beside them"
     match str(dataset.get("PhotometricInterpretation") or ""):
         case "MONOCHROME1":
             # What is bright there has low values, and every stage takes high ones for signal.
@@ -278,6 +279,14 @@ def _unsuitable(dataset: Dataset) -> str | None:
     if part.replace(" ", "").upper() in _HEADS:
         return None
     return f"{_quoted('body part', part)}: only heads are processed"
+
+
+def _placeless(dataset: Dataset) -> str:
+    """Return why nothing can be placed beside an image, or nothing where it can."""
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not dataset.get(keyword):
+            return f"the images name no {keyword}, so no result could be placed beside them"
+    return ""
 
 
 def _quoted(what: str, code: str) -> str:
