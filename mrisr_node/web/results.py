@@ -18,6 +18,7 @@ from starlette.templating import Jinja2Templates
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.jobs.findings import Findings, findings
+from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
@@ -78,7 +79,9 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         found = findings(settings, series_id, stack)
         if found is None:
             which = f"series {series_id}" if stack == 1 else f"stack {stack} of series {series_id}"
-            raise HTTPException(404, f"{which} has no result in the PACS")
+            series = find(series_id) if stack == 1 else None
+            now = f"; it is {series.state}: {series.reason or 'wait'}" if series else ""
+            raise HTTPException(404, f"{which} has no result in the PACS{now}")
         return found
 
     @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")

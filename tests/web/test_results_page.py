@@ -117,6 +117,20 @@ def test_of_what_is_not_there(door, path):
         assert tool.get(path).status_code == 404
 
 
+def test_whoever_looks_for_what_is_not_there_sees_a_page(signed_in, door):
+    series = Series.create(
+        series_instance_uid="2.25.4714",
+        study_instance_uid="2.25.4711",
+        state=State.FAILED.value,
+        reason="slices are missing",
+    )
+    answer = signed_in.goto(f"{door.url}/results/{series.id}")
+    assert answer.status == 404
+    words = f"series {series.id} has no result in the PACS; it is failed: slices are missing"
+    expect(signed_in.get_by_text(words)).to_be_visible()
+    expect(signed_in.get_by_role("link", name="All series")).to_be_visible()
+
+
 @pytest.mark.parametrize("path", ["previews/axial/..", "previews/x/acquired", "previews/a/b/c"])
 def test_nothing_else_is_a_picture(door, series_id, path):
     with door.tool() as tool:
