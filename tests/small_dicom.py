@@ -16,6 +16,7 @@ def small_slice(series_uid: str, number: int) -> Dataset:
     d = Dataset()
     d.SOPClassUID, d.SOPInstanceUID = MRImageStorage, instance_uid(series_uid, number)
     d.StudyInstanceUID, d.SeriesInstanceUID = "2.25.1", series_uid
+    d.FrameOfReferenceUID = "2.25.2"
     d.Modality, d.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M"]
     d.PhotometricInterpretation, d.SamplesPerPixel = "MONOCHROME2", 1
     d.Rows = d.Columns = 4

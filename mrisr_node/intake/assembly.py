@@ -114,6 +114,8 @@ class Assembly:
             # Long enough for the PACS to be asked twice to send the rest (jobs/reconcile).
             patience = _PATIENCE * silence + 2 * self._settings.reconcile_seconds
             complete = quiet >= patience
+            if not complete and quiet >= silence:
+                self._say_what_is_missing(series, received, expected)
             why = f"{received} of {expected} instances that the PACS knows arrived"
         if not complete:
             return False
@@ -125,6 +127,13 @@ class Assembly:
             Series.update(expected_instances=expected).where(Series.id == series.id).execute()
             series.move(State.COMPLETE, why)
         return True
+
+    def _say_what_is_missing(self, series: Series, received: int, expected: int) -> None:
+        words = f"waiting for {expected - received} of {expected} instances that the PACS has"
+        if (series.reason, series.expected_instances) != (words, expected):
+            Series.update(reason=words, expected_instances=expected).where(
+                Series.id == series.id, Series.last_instance_at == series.last_instance_at
+            ).execute()
 
     def _begin_anew(self, series: Series) -> None:
         """Start the quiet time of a series whose last instance came by a clock that was ahead."""

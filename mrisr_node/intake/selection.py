@@ -64,6 +64,7 @@ _MINIMUM_FACTOR = 1.5
 _MOST_VOXELS = 2**27
 # Echoes of one acquisition are two or three; more volumes are a series of measurements.
 _MOST_STACKS = 8
+_MOST_REASONS = 2
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def unsuitable_kind(sop_class_uid: str, modality: str, image_type: Sequence[str]
 def _unsuitable_type(image_type: Sequence[str]) -> str | None:
     for value in image_type:
         kind = str(value).strip().upper()
-        if kind in _KINDS:
-            return f"{_KINDS[kind]} (ImageType {kind})"
+        if kind in _KINDS or kind.endswith(" MAP"):
+            return f"{_KINDS.get(kind, 'a map')} (ImageType {kind})"
     return None
 
 
@@ -159,9 +160,10 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
     """
     images: list[Image] = []
     count = 0
+    placeless = ""
     for dataset in of_one_patient(datasets):
         with readable_header():
-            reason = _unsuitable(dataset)
+            reason, placeless = _unsuitable(dataset), placeless or _placeless(dataset)
             image_type = _image_type(dataset)
         if reason:
             raise NotEligible(reason)
@@ -173,21 +175,31 @@ def select(datasets: Iterable[Dataset], rules: SelectionRules) -> Selection:
             )
         images.append(image)
     try:
-        return Selection((Stack("", _volume(images, rules)),))
+        selection = Selection((Stack("", _volume(images, rules)),))
     except NotEligible:
-        selection = _split(images, rules)
-        if selection is None:
-            raise  # with the reason of the whole: parts of what is no volume tell less
-        return selection
+        parts = _split(images, rules)
+        if parts is None:
+            raise  # with the reason of the whole: parts that are none alike tell no more
+        selection = parts
+    if placeless:
+        raise NotEligible(placeless)
+    return selection
 
 
 def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
-    """Return what there is in a series that is not one volume."""
+    """Return what there is in a series that is not one volume, if there is anything.
+
+    Raises
+    ------
+    NotEligible
+        Nothing of it is, and its parts for different reasons.
+    """
     groups = split(images)
     if len(groups) < 2:
         return None
     stacks: list[Stack] = []
     left_out: list[str] = []
+    reasons: set[str] = set()
     for label, group in zip(labels_of(groups), groups, strict=True):
         count = sum(len(image.slices) for image in group)
         try:
@@ -196,10 +208,13 @@ def _split(images: Sequence[Image], rules: SelectionRules) -> Selection | None:
                 raise NotEligible(_too_few(count, rules))  # and no matter how they lie
             stacks.append(Stack(label, _volume(group, rules)))
         except NotEligible as error:
+            reasons.add(str(error))
             left_out.append(f"{label} left out: {error}")
         except ConversionError as error:
             raise ConversionError(f"{label}: {error}") from error
     if not stacks:
+        if 1 < len(reasons) <= _MOST_REASONS:
+            raise NotEligible("; ".join(left_out[:_MOST_STACKS]))
         return None
     if len(stacks) > _MOST_STACKS:
         raise NotEligible(
@@ -264,6 +279,14 @@ def _unsuitable(dataset: Dataset) -> str | None:
     if part.replace(" ", "").upper() in _HEADS:
         return None
     return f"{_quoted('body part', part)}: only heads are processed"
+
+
+def _placeless(dataset: Dataset) -> str:
+    """Return why nothing can be placed beside an image, or nothing where it can."""
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not dataset.get(keyword):
+            return f"the images name no {keyword}, so no result could be placed beside them"
+    return ""
 
 
 def _quoted(what: str, code: str) -> str:

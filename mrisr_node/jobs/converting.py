@@ -14,7 +14,6 @@ from mrisr_node.errors import ConversionError, OutOfRange, ResultGone
 from mrisr_node.intake.selection import Selection, SelectionRules, Stack, select
 from mrisr_node.jobs.result_files import STACKS
 from mrisr_node.jobs.workspace import Workspace
-from mrisr_node.results.origin import require_placement
 from mrisr_node.settings import Settings
 from mrisr_node.superres.checkpoints import Checkpoint, choose
 from mrisr_node.volumes.acquisition import Acquisition
@@ -41,7 +40,6 @@ def convert_stacks(workspace: Workspace, rules: SelectionRules) -> None:
     """
     headers = workspace.headers()
     selection = select(headers, rules)
-    require_placement(headers)
     stacks, left_out = _within_range(workspace.settings, selection, headers)
     # Taken once, so that a repeat gives the same bytes.
     made_at = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -195,6 +195,7 @@ def _superresolve(workspace: Workspace) -> None:
             "profile": result.profile,
             "precision": result.precision,
             "range": checkpoint.card.range,
+            "unmeasured": source.get("contrast") in checkpoint.card.unmeasured,
             "spacing_in_mm": result.spacing_in_mm,
             "spacing_out_mm": result.spacing_out_mm,
             "thin_spacing_mm": thin.spacing[2],

@@ -19,7 +19,7 @@ from mrisr_node.jobs.stages import SENDING, Stage
 from mrisr_node.jobs.workspace import read_headers
 from mrisr_node.records import Instance, Job, RefusalReport, Series, State
 from mrisr_node.results.delivery import Pacs
-from mrisr_node.results.refusal import write_refusal
+from mrisr_node.results.refusal import refusal_series_uid, write_refusal
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.acquisition import of_one_patient
 
@@ -98,20 +98,27 @@ class Refusals:
         )
 
     def _send(self, series: Series) -> None:
-        # One of slices of two patients would tell each of the other.
-        sources = list(of_one_patient(read_headers(self._spool.paths(series))))
-        at = datetime.fromtimestamp(series.state_at, tz=UTC)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "refusal.dcm"
-            uid = write_refusal(path, sources, _without_stage(series.reason), at)
-            Pacs(self._settings).store([path], lambda _: None)
+        reason = _without_stage(series.reason)
+        uid = refusal_series_uid(series.series_instance_uid, reason)
+        # Tried again, and failed for the same reason: its study knows.
+        if not RefusalReport.select().where(RefusalReport.series_instance_uid == uid).exists():
+            self._store(series, reason)
+            _log.info("series %d: its study has a report that says why nothing was made", series.id)
         RefusalReport.create(
             series=series,
             series_instance_uid=uid,
             failed_at=series.state_at,
             sent_at=time.time(),
         )
-        _log.info("series %d: its study has a report that says why nothing was made", series.id)
+
+    def _store(self, series: Series, reason: str) -> None:
+        # One of slices of two patients would tell each of the other.
+        sources = list(of_one_patient(read_headers(self._spool.paths(series))))
+        at = datetime.fromtimestamp(series.state_at, tz=UTC)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "refusal.dcm"
+            write_refusal(path, sources, reason, at)
+            Pacs(self._settings).store([path], lambda _: None)
 
 
 def _without_stage(reason: str) -> str:

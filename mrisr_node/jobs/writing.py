@@ -196,19 +196,24 @@ def _remarks(workspace: Workspace) -> Iterator[str]:
         yield f"Made of one stack of several in its series: {workspace.stack}"
     if remark := workspace.read("source")["remark"]:
         yield remark
+    made = workspace.read("superresolve")
+    if made.get("unmeasured"):  # missing where an older version computed
+        contrast = workspace.read("source")["contrast"]
+        yield f"No {contrast} image was among those that the checkpoint was trained and measured on"
     yield from workspace.remarks
 
 
 def _sentence(workspace: Workspace, earlier: Predecessor | None) -> str:
     """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
-    made = workspace.read("superresolve")
+    source, made = workspace.read("source"), workspace.read("superresolve")
     inside = made["fidelity"]["inside"]
     mni = workspace.recipe is Recipe.MNI
     compared = "bias-corrected" if mni else "acquired"
     sentences = [
         "Computed, not acquired; not for diagnosis on its own.",
-        f"Super-resolved through-plane from {made['spacing_in_mm']:.2f} mm to"
-        f" {made['spacing_out_mm']:.2f} mm slices by mrisr_node {made['software']},"
+        f"Super-resolved through-plane from slices of {source['thickness_mm']:.2f} mm,"
+        f" {made['spacing_in_mm']:.2f} mm apart, to slices of {made['spacing_out_mm']:.2f} mm"
+        f" by mrisr_node {made['software']},"
         f" checkpoint {made['checkpoint']} (sha256 {made['digest'][:16]}).",
         f"Slice profile assumed: {made['profile']}.",
         f"Brain mask: {workspace.read('brain')['method']}.",

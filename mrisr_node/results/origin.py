@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -18,7 +17,6 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mrisr_node import __version__
 from mrisr_node.choices import MRObject, ResultKind
-from mrisr_node.errors import ResultError
 from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, MANUFACTURER_MODEL_NAME, derive_uid
 from mrisr_node.results.facts import Facts
 from mrisr_node.volumes.acquisition import Acquisition
@@ -34,7 +32,6 @@ __all__ = [
     "code_item",
     "file_meta",
     "only_instance_of",
-    "require_placement",
 ]
 
 MANUFACTURER = "mrisr_node project"
@@ -84,19 +81,6 @@ class WrittenSeries:
     study_instance_uid: str
     series_instance_uid: str
     paths: tuple[Path, ...]
-
-
-def require_placement(sources: Sequence[Dataset]) -> None:
-    """Refuse a source that no result can be placed beside; worth asking before any work is done.
-
-    Raises
-    ------
-    ResultError
-        An instance names no study or no frame of reference.
-    """
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not all(d.get(keyword) for d in sources):
-            raise ResultError(f"the source has no {keyword}; without it no result can be placed")
 
 
 @dataclass(frozen=True)

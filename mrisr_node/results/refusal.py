@@ -25,9 +25,14 @@ from mrisr_node.results.attributes import carry_identity, without_identity
 from mrisr_node.results.origin import MANUFACTURER, at_the_scanner, file_meta, only_instance_of
 from mrisr_node.results.report import CODES, SCHEME
 
-__all__ = ["write_refusal"]
+__all__ = ["refusal_series_uid", "write_refusal"]
 
 _SERIES_NUMBER = 50_000  # beyond those of results, which reach 40,000
+
+
+def refusal_series_uid(series_instance_uid: str, reason: str) -> str:
+    """Return the Series Instance UID of the report that tells a reason: for the same, the same."""
+    return str(derive_uid("refusal", series_instance_uid, reason))
 
 
 def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datetime) -> str:
@@ -42,7 +47,7 @@ def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datet
     reason
         In words, without anything of the patient.
     at
-        When it was found out; a repeat gives the same instance.
+        When it was found out.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def write_refusal(path: Path, sources: Sequence[Dataset], reason: str, at: datet
     """
     first = sources[0]
     at = at_the_scanner(at, first)
-    series_uid = derive_uid("refusal", str(first.SeriesInstanceUID), reason, at.isoformat())
+    series_uid = UID(refusal_series_uid(str(first.SeriesInstanceUID), reason))
     content = ContainerContentItem(
         name=CodedConcept("REFUSAL", SCHEME, CODES["REFUSAL"]),
         is_content_continuous=False,

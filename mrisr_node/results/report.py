@@ -51,7 +51,7 @@ CODES = {
     "CUBIC99": "The same 99th percentile for cubic interpolation",
     "SECONDS": "Seconds of processing",
     "CONTRAST": "Contrast seen",
-    "INRANGE": "Input like the checkpoint's training data",
+    "INRANGE": "Within the limits that the checkpoint accepts",
     "T1W": "T1-weighted",
     "T2W": "T2-weighted",
     "FLAIR": "FLAIR",
@@ -139,7 +139,7 @@ def _document(study: str, series: str, instance: str) -> Dataset:
 
 
 def _content(origin: Origin, thin: Sequence[Dataset], series_uid: str) -> MeasurementReport:
-    made, facts = origin.provenance, origin.facts
+    facts = origin.facts
     device = DeviceObserverIdentifyingAttributes(
         uid=derive_uid("device"),
         name=MANUFACTURER_MODEL_NAME,
@@ -153,7 +153,7 @@ def _content(origin: Origin, thin: Sequence[Dataset], series_uid: str) -> Measur
     algorithm = AlgorithmIdentification(
         name=MANUFACTURER_MODEL_NAME,
         version=__version__,
-        parameters=[*_parameters(origin, facts), made.sentence],
+        parameters=list(_parameters(origin, facts)),
         family=codes.DCM.ArtificialIntelligence,
         manufacturer=MANUFACTURER,
     )
@@ -188,6 +188,7 @@ def _content(origin: Origin, thin: Sequence[Dataset], series_uid: str) -> Measur
 
 def _parameters(origin: Origin, facts: Facts) -> Iterator[str]:
     made = origin.provenance
+    yield "Computed, not acquired; not for diagnosis on its own"
     yield f"Checkpoint: {made.checkpoint}, sha256 {made.digest}"
     yield f"Made for: {facts.range}"
     yield f"Slice profile assumed: {facts.profile}"
@@ -235,8 +236,7 @@ def _millimetres(name: Code, value: float) -> Measurement:
 
 
 def _rounded(value: float) -> float:
-    # Decimal strings have 16 characters; nobody reads more than six digits.
-    return float(f"{value:.6g}")
+    return float(f"{value:.4g}")
 
 
 def _contrast(seen: str | None) -> str:

@@ -71,6 +71,9 @@ class Card:
         Of ``weights.safetensors``, hexadecimal.
     contrasts
         Kinds of image it was trained for: T1w, T2w, FLAIR, PDw.
+    unmeasured
+        Those of them that no image was of, in training or in the scores; each result of such a
+        series says so.
     distance_mm, thickness_ratio, in_plane_mm
         Ranges of slice distance, of thickness over distance, and of the in-plane pixel size.
     patch
@@ -103,6 +106,7 @@ class Card:
     data: tuple[_Data, ...]
     training: dict[str, Any] = field(default_factory=dict)
     scores: tuple[dict[str, Any], ...] = ()
+    unmeasured: tuple[_Contrast, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Card:

@@ -30,7 +30,7 @@ class CardFacts:
 
     Parameters
     ----------
-    name, version, description, contrasts, in_plane_mm, patch, data
+    name, version, description, contrasts, unmeasured, in_plane_mm, patch, data
         As in :class:`Card`.
     """
 
@@ -38,6 +38,7 @@ class CardFacts:
     version: str = "0"
     description: str = ""
     contrasts: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
     in_plane_mm: tuple[float, float] = (0.4, 1.3)
     patch: int = 192
     data: tuple[dict[str, str], ...] = ()
@@ -153,6 +154,7 @@ class TrainingConfig:
             arguments=dict(self.arguments),
             weights_sha256="0" * 64,
             contrasts=facts.contrasts,
+            unmeasured=facts.unmeasured,
             distance_mm=ranges.distance_mm,
             thickness_ratio=ranges.thickness_ratio,
             in_plane_mm=facts.in_plane_mm,

@@ -188,8 +188,8 @@ def acquisition_of(images: Iterable[Slice]) -> Acquisition:
     places = 1 + int((steps > 0.01).sum())
     if places < len(slices):
         raise NotEligible(
-            f"{len(slices)} images lie at only {places} slice positions (a time series, several"
-            " echoes, diffusion weightings or magnitude with phase); one series must be one volume"
+            f"{len(slices)} images lie at only {places} slice positions: several volumes (a time"
+            " series, diffusion weightings, echoes), none of which can be processed by itself"
         )
     typical = float(np.median(steps))
     uneven = np.abs(steps - typical) > 0.5 * typical

@@ -210,11 +210,12 @@ def _compare(affine: Affine, acquisition: Acquisition) -> str:
         )
     if off > _TOLERANCE_MM:
         remarks.append(
-            f"slice distance {acquisition.distance:.3f} mm taken from the slices' positions;"
-            f" dcm2niix's geometry is up to {off:.2f} mm off"
+            f"placed by the slices' own positions, {acquisition.distance:.3f} mm apart, which"
+            f" dcm2niix alone would have missed by up to {off:.2f} mm"
         )
     if acquisition.unevenness > _TOLERANCE_MM:
         remarks.append(
-            f"slice positions lie up to {acquisition.unevenness:.2f} mm off a regular grid"
+            f"the slices lie up to {acquisition.unevenness:.2f} mm off the regular grid that the"
+            " result has"
         )
     return "; ".join(remarks)

@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(Guard, settings=settings),
         ],
     )
-    install_problem_handlers(app)
+    install_problem_handlers(app, templates)
 
     @app.get("/", include_in_schema=False, dependencies=[allow(Permission.READ)])
     async def front_page(request: Request) -> Response:

@@ -11,7 +11,8 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from peewee import OperationalError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.templating import Jinja2Templates
 
 from mrisr_node.logs import words_of
 
@@ -37,12 +38,21 @@ def problem(
     )
 
 
-def install_problem_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem document."""
+def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
+    """Make every error of `app` a problem document, or a page for whoever looks at pages."""
 
-    def of_http(_request: Request, error: Exception) -> JSONResponse:
+    def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
-        return problem(error.status_code, str(error.detail), headers=error.headers)
+        if not _is_page(request):
+            return problem(error.status_code, str(error.detail), headers=error.headers)
+        said = {
+            "person": getattr(request.state, "person", None),
+            "title": HTTPStatus(error.status_code).phrase,
+            "detail": error.detail,
+        }
+        return templates.TemplateResponse(
+            request, "problem.html", said, status_code=error.status_code, headers=error.headers
+        )
 
     def of_validation(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -67,3 +77,9 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, of_validation)
     app.add_exception_handler(OperationalError, of_records)
     app.add_exception_handler(Exception, of_accident)
+
+
+def _is_page(request: Request) -> bool:
+    """Tell whether a person looks at this address, and no tool or script."""
+    wanted = request.headers.get("accept", "")
+    return "text/html" in wanted and not request.scope["path"].startswith(("/api/", "/dicom-web/"))

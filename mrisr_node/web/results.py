@@ -18,6 +18,7 @@ from starlette.templating import Jinja2Templates
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.jobs.findings import Findings, findings
+from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.people.roles import Permission
 from mrisr_node.results.delivery import Pacs
@@ -30,11 +31,8 @@ from mrisr_node.web.viewer import comparison_path
 __all__ = ["ResidualView", "ResultView", "results_router"]
 
 _CHUNK = 1 << 20
-_PLANE_NAMES = {
-    "in-plane": "As acquired",
-    "across-rows": "Across the rows",
-    "across-columns": "Across the columns",
-}
+# What is on the left, right, top and bottom of the picture of a plane.
+_EDGES: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
 
 
 Stack = Annotated[int, Query(ge=1, description="which of the stacks of the series, from 1")]
@@ -83,7 +81,9 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         found = findings(settings, series_id, stack)
         if found is None:
             which = f"series {series_id}" if stack == 1 else f"stack {stack} of series {series_id}"
-            raise HTTPException(404, f"{which} has no result in the PACS")
+            series = find(series_id) if stack == 1 else None
+            now = f"; it is {series.state}: {series.reason or 'wait'}" if series else ""
+            raise HTTPException(404, f"{which} has no result in the PACS{now}")
         return found
 
     @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")
@@ -133,7 +133,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
                 "person": request.state.person,
                 "here": "result",
                 "result": view,
-                "planes": _PLANE_NAMES if view.previews else {},
+                "planes": _EDGES if view.previews else {},
                 "stages": {STAGE_NAMES[Stage(s)]: t for s, t in view.seconds.items()},
                 "delivered": datetime.fromtimestamp(view.delivered_at).astimezone(),
             },
@@ -145,7 +145,6 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
 def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
     source, made = found.known["source"], found.known["superresolve"]
     result = found.known["result"]
-    there = found.previews.is_dir()
     return ResultView(
         id=found.series_id,
         stack=stack,
@@ -170,7 +169,7 @@ def _view(settings: Settings, found: Findings, stack: int) -> ResultView:
             f"/api/results/{found.series_id}/previews/{plane}/{side}?stack={stack}"
             for plane in PLANES
             for side in SIDES
-            if there
+            if (found.previews / f"{plane}-{side}.png").is_file()
         ],
         viewer_url=settings.viewer_url
         + comparison_path(

@@ -172,7 +172,7 @@ def test_two_senders_that_use_one_series_uid_get_no_result(
     assert value == "" or value not in series.reason
 
 
-@pytest.mark.parametrize("keywords", [(), ("PatientID",), ("PatientID", "FrameOfReferenceUID")])
+@pytest.mark.parametrize("keywords", [(), ("PatientID",), ("PatientID", "IssuerOfPatientID")])
 def test_what_no_slice_says_is_one_patient_all_the_same(settings, sample, tmp_path, keywords):
     for number, path in enumerate(sample.paths):
         slice_ = dcmread(path)
@@ -186,6 +186,21 @@ def test_what_no_slice_says_is_one_patient_all_the_same(settings, sample, tmp_pa
     clock = Clock()
     clock.ahead = 61
     assert len(Assembly(settings, clock=clock).sweep()) == 1
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_what_no_result_could_be_placed_beside_is_skipped(settings, sample, tmp_path, value):
+    for path in sample.paths:
+        slice_ = dcmread(path)
+        slice_.FrameOfReferenceUID = value
+        slice_.save_as(tmp_path / path.name)
+        put(settings, tmp_path / path.name)
+    clock = Clock()
+    clock.ahead = 61
+    assert Assembly(settings, clock=clock).sweep() == []
+    series = Series.get()
+    assert series.state == State.SKIPPED
+    assert "name no FrameOfReferenceUID" in series.reason
 
 
 @pytest.mark.parametrize(

@@ -74,15 +74,14 @@ def test_the_shared_series_are_told_apart(shared_data, name, chosen):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_small_stacks_of_every_vendor_are_refused_but_the_one_that_is_a_volume(shared_data):
-    chosen = []
+def test_small_stacks_of_every_vendor_are_refused_each_with_its_reason(shared_data):
+    found = {}
     for paths in find_series(shared_data("series/dcm2nifti_tests")).values():
-        try:
+        with pytest.raises((NotEligible, SeriesError)) as refused:
             select(_headers(paths), RULES)
-            chosen.append(paths[0].parent.parent.parent.name)
-        except (NotEligible, SeriesError):
-            continue
-    assert chosen == ["hyperfine"]
+        found[paths[0].parent.parent.parent.name] = str(refused.value)
+    # A volume, but for its place.
+    assert "name no FrameOfReferenceUID" in found["hyperfine"]
 
 
 def test_thin_slices_are_thin_already(tmp_path):

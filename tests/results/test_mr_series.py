@@ -14,7 +14,6 @@ from mrisr_node.identity import is_own_result
 from mrisr_node.node.sample import Acquisition, Plane, write_sample
 from mrisr_node.results.classic_mr import write_classic
 from mrisr_node.results.mr_content import thin_slices
-from mrisr_node.results.origin import require_placement
 from mrisr_node.results.values import NORMALISED, encoding_of, lossy_compression
 from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume, ras_to_lps
@@ -295,12 +294,3 @@ def _frame_position(dataset, number):
     orientation = np.array(frame.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
     position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
     return float(np.cross(orientation[:3], orientation[3:]) @ position)
-
-
-def test_a_source_without_frame_of_reference_is_an_error(tmp_path):
-    sources = write_sample(tmp_path / "s", Acquisition(slices=8, matrix=32))
-    datasets = [dcmread(path) for path in sources.paths]
-    for dataset in datasets:
-        del dataset.FrameOfReferenceUID
-    with pytest.raises(ResultError, match="FrameOfReferenceUID"):
-        require_placement(datasets)

@@ -51,11 +51,12 @@ def orthanc(needs_orthanc: None, web_settings: Settings) -> Iterator[OrthancProc
 
 
 @pytest.fixture(scope="session")
-def store_study(web_settings: Settings, orthanc: OrthancProcess) -> Callable[[], SampleStudy]:
+def store_study(web_settings: Settings, orthanc: OrthancProcess) -> Callable[..., SampleStudy]:
     """Return a function that puts another study with an original and its result into the PACS."""
 
-    def store() -> SampleStudy:
+    def store(change: Callable[[SampleStudy], None] = lambda _: None) -> SampleStudy:
         sample = make_study()
+        change(sample)
         auth = (web_settings.orthanc_username, web_settings.pacs_password())
         with httpx.Client(base_url=orthanc.url, auth=auth, trust_env=False, timeout=60) as client:
             for image in sample.instances:

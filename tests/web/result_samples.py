@@ -21,7 +21,8 @@ from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.geometry import Volume
 
 SENTENCE = (
-    "Super-resolved through-plane from 5.00 mm to 1.00 mm slices by mrisr_node 0.1.0, checkpoint"
+    "Super-resolved through-plane from slices of 5.00 mm, 5.00 mm apart, to slices of 1.00 mm"
+    " by mrisr_node 0.1.0, checkpoint"
     " thin-test (sha256 0123456789abcdef). Degraded again, it departs from the acquired slices"
     " inside the brain by 0.37 % (median) and 2.10 % (99th percentile) of the brain's mean."
 )

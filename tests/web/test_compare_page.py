@@ -55,6 +55,8 @@ def files(tmp_path_factory, head) -> Path:
     far[2, 3] += 500
     nibabel.Nifti1Image(data, far).to_filename(folder / "far.nii.gz")
 
+    nibabel.Nifti1Image(data[:, :, : DEPTH // 2], affine).to_filename(folder / "lower-half.nii.gz")
+
     (folder / "letter.nii").write_text("Dear colleague, " * 100)
     (folder / "empty.nii.gz").write_bytes(b"")
     packed = (folder / "thin.nii.gz").read_bytes()
@@ -227,6 +229,23 @@ def test_the_difference_is_coloured_where_it_is_and_nowhere_else(page, files, tm
 
     choose(page, second=files / "thin.nii.gz")
     assert not (red(seen(page)) | blue(seen(page))).any()
+
+
+def test_where_the_second_has_nothing_nothing_agrees(page, files, tmp_path):
+    choose(page, first=files / "thin.nii.gz", second=files / "lower-half.nii.gz")
+    page.get_by_label("Difference").check()
+    expect(page.locator("#outside")).to_contain_text("50 % of the first")
+    planes(page, "CORONAL")
+    pixels = seen(page)
+    page.screenshot(path=tmp_path / "outside.png", full_page=True)
+    box = page.locator("#first-canvas").bounding_box()
+    middle = box["x"] + box["width"] / 2
+    page.mouse.click(middle, box["y"] + 0.25 * box["height"])
+    expect(page.locator("#first-place")).to_contain_text("the second ends before")
+    page.mouse.click(middle, box["y"] + 0.75 * box["height"])
+    expect(page.locator("#first-place")).to_contain_text("difference 0")
+    half = pixels.shape[0] // 2
+    assert pixels[: half - 20].max(axis=2).mean() < pixels[half + 20 :].max(axis=2).mean()
 
 
 def test_a_file_that_cannot_be_shown_says_why(page, files):

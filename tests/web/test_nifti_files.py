@@ -52,7 +52,7 @@ SUBTRACT = """async ([one, other]) => {
   const read = data =>
     readNifti(new Blob([Uint8Array.from(atob(data), letter => letter.charCodeAt(0))]));
   const [first, second] = [await read(one), await read(other)];
-  return [[...difference(first, second).values], overlap(first, second)];
+  return [[...difference(first, second).volume.values], overlap(first, second)];
 }"""
 
 

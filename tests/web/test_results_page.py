@@ -104,7 +104,7 @@ def test_figures_for_tools(door, series_id, results):
             assert max(picture.size) == 320
         # Across the slices the field of view is 40 mm of 20 mm, in both pictures alike.
         sizes = {Image.open(io.BytesIO(tool.get(f"/api/results/{series_id}/previews"
-                 f"/across-rows/{side}").content)).size for side in SIDES}  # fmt: skip
+                 f"/coronal/{side}").content)).size for side in SIDES}  # fmt: skip
         assert sizes == {(160, 320)}
         assert (
             tool.get("/api/jobs").json()["items"][0]["result_url"].endswith(f"/results/{series_id}")
@@ -117,7 +117,21 @@ def test_of_what_is_not_there(door, path):
         assert tool.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["previews/in-plane/..", "previews/x/acquired", "previews/a/b/c"])
+def test_whoever_looks_for_what_is_not_there_sees_a_page(signed_in, door):
+    series = Series.create(
+        series_instance_uid="2.25.4714",
+        study_instance_uid="2.25.4711",
+        state=State.FAILED.value,
+        reason="slices are missing",
+    )
+    answer = signed_in.goto(f"{door.url}/results/{series.id}")
+    assert answer.status == 404
+    words = f"series {series.id} has no result in the PACS; it is failed: slices are missing"
+    expect(signed_in.get_by_text(words)).to_be_visible()
+    expect(signed_in.get_by_role("link", name="All series")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["previews/axial/..", "previews/x/acquired", "previews/a/b/c"])
 def test_nothing_else_is_a_picture(door, series_id, path):
     with door.tool() as tool:
         assert tool.get(f"/api/results/{series_id}/{path}").status_code in (404, 422)
@@ -184,6 +198,8 @@ def test_the_page_says_what_a_reader_needs(signed_in, door, series_id, tmp_path,
     expect(page.get_by_text("Super-resolved, not acquired")).to_be_visible()
     expect(page.get_by_role("row", name="this result")).to_contain_text("0.25 %")
     expect(page.get_by_role("row", name="cubic interpolation")).to_contain_text("2.50 %")
+    expect(page.get_by_text("16.5 s")).to_be_hidden()
+    page.get_by_text("How long it took").click()
     expect(page.get_by_text("16.5 s")).to_be_visible()
     assert page.locator("figure img").count() == 6
     assert page.evaluate(

@@ -75,6 +75,24 @@ def test_the_layout_menu_offers_the_planes(signed_in, door, study, tmp_path):
     assert after["mrisr-source-coronal"] == before["mrisr-source-coronal"]
 
 
+def test_an_original_without_a_window_is_no_negative(signed_in, door, store_study, tmp_path):
+    """Scanners write a width of 0 where there is none."""
+
+    def unset(sample):
+        for image in sample.source:
+            image.WindowCenter, image.WindowWidth = 0, 0
+
+    sample = store_study(unset)
+    page = signed_in
+    page.goto(door.url + comparison_path(sample.study, sample.source_uid, sample.result_uid))
+    shown = wait_for_images(page, SIDES)
+    page.screenshot(path=tmp_path / "no-window.png")
+    for name, seen in shown.items():
+        # The air around the head, at the height of its middle.
+        air = seen[seen.shape[0] // 2 - 20 : seen.shape[0] // 2 + 20, 4:14]
+        assert air.mean() < 40, name
+
+
 def test_a_result_that_was_deleted_leaves_the_original(signed_in, door):
     sample = make_study("on its own")
     session = requests.Session()

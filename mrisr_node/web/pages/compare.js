@@ -11,6 +11,7 @@ const TRANSLUCENT_BELOW_MIN = 1; // of NiiVue's types of colour map, which it do
 cmapper.addColormap('opaque', ramp([0, 0, 0, 255], [255, 255, 255, 255]));
 cmapper.addColormap('brighter', ramp([255, 180, 110, 0], [255, 50, 0, 255]));
 cmapper.addColormap('darker', ramp([110, 200, 255, 0], [0, 80, 255, 255]));
+cmapper.addColormap('outside', ramp([90, 90, 90, 0], [90, 90, 90, 200]));
 
 const controls = document.getElementById('controls').elements;
 const panes = {};
@@ -72,7 +73,7 @@ async function pane(side) {
   });
   view.onLocationChange = ({ mm, values }) => say(`${side}-place`, [
     [...mm].slice(0, 3).map(one => one.toFixed(1)).join(', '),
-    ...values.map(({ name, value }) => `${name.replace('.nii', '')} ${short(value)}`),
+    ...read(values),
   ].join(' · '));
   await view.attachToCanvas(document.getElementById(`${side}-canvas`));
   return view;
@@ -138,7 +139,7 @@ async function draw() {
     subtracted ??= await subtract(first, second);
     // Somebody may have looked elsewhere in the meantime.
     if (controls.view.value !== view) return;
-    show(panes.first, [first.image, subtracted]);
+    show(panes.first, [first.image, ...subtracted]);
   }
   if (view === 'side' && first && second) {
     panes.second.scene.crosshairPos = panes.second.mm2frac(place(panes.first));
@@ -161,7 +162,7 @@ async function subtract(first, second) {
   say('low', '…');
   say('high', '…');
   await new Promise(requestAnimationFrame);
-  const volume = difference(first.volume, second.volume);
+  const { volume, outside, part } = difference(first.volume, second.volume);
   // Beyond the greatest hundredth nothing gets brighter; what rounding leaves has no colour.
   const [black, white] = first.window;
   const range = Math.max(quantile(volume.values.map(Math.abs), 0.99), (white - black) / 100);
@@ -171,7 +172,10 @@ async function subtract(first, second) {
     colormap: 'brighter', colormapNegative: 'darker', cal_min: range / 2, cal_max: range,
   });
   image.colormapType = TRANSLUCENT_BELOW_MIN;
-  return image;
+  const share = part < 0.01 ? 'under 1' : Math.round(100 * part);
+  say('outside', part ? `Grey: ${share} % of the first, where the second has nothing.` : '');
+  if (!part) return [image];
+  return [image, await layer('outside', outside, { colormap: 'outside', cal_min: 0, cal_max: 1 })];
 }
 
 function layer(name, volume, options) {
@@ -226,6 +230,14 @@ function described({ name, volume: { dims, spacing, frames } }) {
   const first = frames > 1 ? `; the first of ${frames} images` : '';
   const mm = spacing.map(one => one.toFixed(2)).join(' × ');
   return `${name}: ${dims.join(' × ')} voxels of ${mm} mm${first}`;
+}
+
+// Where there is no second, the difference is none and not 0.
+function read(values) {
+  const named = Object.fromEntries(values.map(({ name, value }) => [name.replace('.nii', ''), value]));
+  const { outside, ...others } = named;
+  return Object.entries(others).map(([name, value]) =>
+    `${name} ${name === 'difference' && outside > 0.5 ? 'none, the second ends before' : short(value)}`);
 }
 
 function short(value) {

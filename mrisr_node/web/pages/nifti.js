@@ -49,21 +49,24 @@ export async function readNifti(blob) {
   return { ...volume, frames: rank > 3 ? Math.max(1, sizes[3]) : 1 };
 }
 
-// The second minus the first on the first's grid, by linear interpolation; 0 where there is no
-// second.
+// The second minus the first on the first's grid, by linear interpolation; and on the same grid 1
+// where there is no second to compare with, and `part`, how much of it that is.
 export function difference(first, second) {
   const [nx, ny, nz] = first.dims;
   const [x, y, z] = times(inverse(second.affine), first.affine);
   const volume = made(first.dims, first.affine);
+  const outside = made(first.dims, first.affine);
+  let count = 0;
   for (let k = 0, n = 0; k < nz; k++) {
     for (let j = 0; j < ny; j++) {
       for (let i = 0; i < nx; i++, n++) {
         const other = sample(second, along(x, i, j, k), along(y, i, j, k), along(z, i, j, k));
-        if (!Number.isNaN(other)) volume.values[n] = other - first.values[n];
+        if (Number.isNaN(other)) count += outside.values[n] = 1;
+        else volume.values[n] = other - first.values[n];
       }
     }
   }
-  return volume;
+  return { volume, outside, part: count / volume.values.length };
 }
 
 // Whether two volumes can have a point in common: their boxes along the axes of space do.
