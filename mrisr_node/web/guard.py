@@ -13,17 +13,28 @@ from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mrisr_node.people import access
+from mrisr_node.people.access_tokens import holder_of_access_token
+from mrisr_node.people.person import Person
+from mrisr_node.people.sessions import holder_of_cookie
+from mrisr_node.people.tokens import TOKEN_PREFIX, holder_of_token
 from mrisr_node.settings import Settings
-from mrisr_node.web.problems import problem
+from mrisr_node.web.limits import RateLimits
+from mrisr_node.web.problems import mistake, problem
 
-__all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin"]
+__all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin", "too_many"]
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/sign-in", "/pages/style.css", "/pages/icon.svg"})
+_FOR_MONITORS = frozenset({"/healthz", "/readyz"})
+# What they are sent is all that counts, and what they answer no other site can read.
+_WITHOUT_COOKIE = frozenset({"/api/auth/login", "/api/auth/refresh"})
+PUBLIC = _FOR_MONITORS | _WITHOUT_COOKIE | {"/sign-in", "/pages/style.css", "/pages/icon.svg"}
+
+_LONGEST_OF_STRANGERS = 16_384
+"""Bytes: a name and a password are shorter."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -69,42 +80,78 @@ def _page_scheme(request: HTTPConnection) -> str:
     return {"ws": "http", "wss": "https"}.get(scheme, scheme)
 
 
+def too_many(seconds: int) -> Response:
+    """Return the answer to somebody who asks too often."""
+    return problem(
+        429,
+        f"too many requests; try again in {seconds} seconds",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _short(receive: Receive) -> Receive:
+    """Take no more of a stranger than signing in needs."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > _LONGEST_OF_STRANGERS:
+            raise HTTPException(413, "a user name and a password are shorter than this")
+        return message
+
+    return limited
+
+
 class Guard:
     """Lets a request through to `app` only with credentials, and keeps who it was."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, limits: RateLimits) -> None:
         self._app = app
         self._settings = settings
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, 403 or a redirect; or pass on."""
+        """Answer 401, 403, 429 or a redirect; or pass on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         request = HTTPConnection(scope)
-        person = await self._person(request)
-        refusal = self._refusal(request, person)
-        if refusal is None:
-            scope.setdefault("state", {})["person"] = person
-            await self._app(scope, receive, send)
+        state = scope.setdefault("state", {})
+        limited = scope["path"] not in _FOR_MONITORS
+        refusal: Response | None = None
+        if limited and (seconds := self._limits.by_address(scope)):
+            refusal = too_many(seconds)
         else:
-            await refusal(scope, receive, send)
+            state["person"] = person = await self._person(request)
+            refusal = (limited and self._too_often(scope, person)) or self._refusal(request, person)
+            if person is None:
+                receive = _short(receive)
+        await (refusal or self._app)(scope, receive, send)
 
-    async def _person(self, request: HTTPConnection) -> access.Person | None:
+    def _too_often(self, scope: Scope, person: Person | None) -> Response | None:
+        limits = self._limits
+        seconds = limits.by_user(person.username) if person else limits.by_stranger(scope)
+        return too_many(seconds) if seconds else None
+
+    async def _person(self, request: HTTPConnection) -> Person | None:
         token = _token(request.headers.get("authorization", ""))
         # A wrong token is never saved by a cookie.
         if token is not None:
-            return await run_in_threadpool(access.of_token, token)
+            if token.startswith(TOKEN_PREFIX):
+                return await run_in_threadpool(holder_of_token, token)
+            return await run_in_threadpool(holder_of_access_token, self._settings, token)
         value = request.cookies.get(cookie_name(self._settings))
-        return await run_in_threadpool(access.of_session, value) if value else None
+        return await run_in_threadpool(holder_of_cookie, value) if value else None
 
-    def _refusal(self, request: HTTPConnection, person: access.Person | None) -> Response | None:
+    def _refusal(self, request: HTTPConnection, person: Person | None) -> Response | None:
         # Not request.url: that is put together with the Host header, which the client chooses.
         if person is None and request.scope["path"] not in PUBLIC:
             return self._unknown(request)
         by_token = person is not None and not person.by_cookie
         # A WebSocket has no method, and browsers let any site open one with our cookie.
-        safe = request.scope.get("method") in _SAFE
+        safe = request.scope.get("method") in _SAFE or request.scope["path"] in _WITHOUT_COOKIE
         if not safe and not by_token and not self._same_site(request):
             return problem(
                 403,
@@ -150,7 +197,7 @@ def _token(authorization: str) -> str | None:
         case "basic":
             with suppress(ValueError):
                 _, _, password = b64decode(credentials, validate=True).decode().partition(":")
-                return password if password.startswith(access.TOKEN_PREFIX) else None
+                return password if password.startswith(TOKEN_PREFIX) else None
     return None
 
 
@@ -167,7 +214,11 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = _policy(scope["path"])
@@ -183,7 +234,13 @@ class SecurityHeaders:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            # Starlette answers outside of all middleware, so without the headers.
+            if not begun and scope["type"] == "http":
+                await mistake()(scope, receive, send_with_headers)
+            raise
 
 
 def _policy(path: str) -> str:

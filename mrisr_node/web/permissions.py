@@ -66,6 +66,8 @@ def _check(
     _bearer: Any = Security(_BEARER),  # noqa: ANN401, B008
     _cookie: Any = Security(_COOKIE),  # noqa: ANN401, B008
 ) -> None:
+    # For the audit trail, which sees the request from outside.
+    request.state.path_params = dict(request.path_params)
     for scope in needed.scopes:
         require(request, Permission(scope))
 

@@ -30,7 +30,8 @@ from mrisr_node.jobs.stages import Queue
 from mrisr_node.node import backup
 from mrisr_node.node.backup import BackupError, back_up, restore
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.people.access import create_token, ensure_admin, of_token
+from mrisr_node.people.tokens import create_token, holder_of_token
+from mrisr_node.people.users import ensure_admin
 from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
 from tests.spooling import refuse
 
@@ -96,7 +97,7 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
     assert all(path.is_file() for path in _named(elsewhere))
     assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
     assert Queues(elsewhere).waiting(Queue.CPU) == {1}
-    assert of_token(token).username == "admin"
+    assert holder_of_token(token).username == "admin"
     assert Quarantine(elsewhere).entries()[0].size == len(b"junk")
     [job] = Assembly(elsewhere, clock=lambda: time.time() + 60).sweep()
     assert job.voxels == 32 * 32 * SLICES

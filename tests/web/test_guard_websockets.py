@@ -12,11 +12,15 @@ from starlette.middleware import Middleware
 from starlette.types import Message
 from web_door import PASSWORD
 
-from mrisr_node.people.access import create_token, ensure_admin, set_password, sign_in
 from mrisr_node.people.roles import Permission
+from mrisr_node.people.sessions import begin_session
+from mrisr_node.people.sign_in import recognise
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import ensure_admin, set_password
 from mrisr_node.records import ApiToken
 from mrisr_node.settings import Settings
 from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 
@@ -36,7 +40,7 @@ def app(settings: Settings) -> FastAPI:
     app = FastAPI(
         middleware=[
             Middleware(SecurityHeaders, settings=settings),
-            Middleware(Guard, settings=settings),
+            Middleware(Guard, settings=settings, limits=RateLimits(settings)),
         ]
     )
     install_problem_handlers(app)
@@ -92,7 +96,7 @@ def test_a_token_opens_it_from_anywhere(app):
 
 
 def test_a_cookie_opens_it_from_our_own_pages_alone(settings, app):
-    cookie = f"mrisr-session={sign_in(settings, 'admin', PASSWORD)}"
+    cookie = f"mrisr-session={begin_session(settings, recognise(settings, 'admin', PASSWORD))}"
     assert greeting(app, Cookie=cookie, Origin=OWN) == "admin"
     for origin in ("https://evil.example", "null", OWN + ".evil.example"):
         assert refusal(app, Cookie=cookie, Origin=origin) == 403
