@@ -36,7 +36,7 @@ _HARMLESS = re.compile(
 )
 _SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
 _SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
-_DOWNLOADS = re.compile(r"^/api/.*/(?:dicom|zip|download|content)$|^/api/files/[^/]+$")
+_DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
 _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
 
@@ -69,9 +69,7 @@ def action_of(method: str, path: str) -> Action | None:
     if reads:
         if _HARMLESS.fullmatch(path):
             return None
-        return (
-            Action.EXPORT if re.search(r"/(?:dicom|zip|download|content)$", path) else Action.RECORD
-        )
+        return Action.EXPORT if _DOWNLOADS.fullmatch(path) else Action.RECORD
     if path in _SIGN_IN:
         return Action.LOGIN
     if path in _SIGN_OUT:

@@ -120,20 +120,15 @@ class Guard:
         request = HTTPConnection(scope)
         state = scope.setdefault("state", {})
         limited = scope["path"] not in _FOR_MONITORS
-        refusal: Response | None = None
-        if limited and (seconds := self._limits.by_address(scope)):
-            refusal = too_many(seconds)
-        else:
+        seconds = self._limits.by_address(scope) if limited else 0
+        if not seconds:
             state["person"] = person = await self._person(request)
-            refusal = (limited and self._too_often(scope, person)) or self._refusal(request, person)
             if person is None:
                 receive = _short(receive)
-        await (refusal or self._app)(scope, receive, send)
-
-    def _too_often(self, scope: Scope, person: Person | None) -> Response | None:
-        limits = self._limits
-        seconds = limits.by_user(person.username) if person else limits.by_stranger(scope)
-        return too_many(seconds) if seconds else None
+            elif limited:
+                seconds = self._limits.by_user(person.username)
+        answer = too_many(seconds) if seconds else self._refusal(request, state["person"])
+        await (answer or self._app)(scope, receive, send)
 
     async def _person(self, request: HTTPConnection) -> Person | None:
         token = _token(request.headers.get("authorization", ""))

@@ -1,4 +1,4 @@
-"""How often a user, an address and a stranger may ask."""
+"""How often a user and an address may ask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mrisr_node.settings import Settings
 
 __all__ = ["RateLimits", "client_address"]
 
-_STRANGERS = 600
 _SIGN_INS = 50
 
 
@@ -33,7 +32,6 @@ class RateLimits:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._of_user = RateLimitItemPerMinute(settings.requests_per_minute)
         self._of_address = RateLimitItemPerMinute(settings.requests_per_minute_per_address)
-        self._of_stranger = RateLimitItemPerMinute(_STRANGERS)
         self._of_sign_ins = RateLimitItemPerMinute(_SIGN_INS)
 
     def by_user(self, username: str) -> int:
@@ -43,10 +41,6 @@ class RateLimits:
     def by_address(self, scope: Scope) -> int:
         """Count a request, whoever makes it."""
         return self._count(self._of_address, "address", _network(scope))
-
-    def by_stranger(self, scope: Scope) -> int:
-        """Count a request of nobody we know."""
-        return self._count(self._of_stranger, "stranger", _network(scope))
 
     def by_sign_in(self, scope: Scope) -> int:
         """Count an attempt to sign in: each costs a hash, which is made to be slow."""
