@@ -29,6 +29,7 @@ from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.metrics import metrics_router
+from mrisr_node.web.people_pages import people_pages_router
 from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         sign_in_router(settings, templates, limits),
         auth_router(settings, limits),
         users_router(settings),
+        people_pages_router(settings, templates),
         audit_router(),
         jobs_router(settings),
         results_router(settings, templates),

@@ -6,7 +6,6 @@ import socket
 from base64 import b64encode
 
 import pytest
-from web_door import Door
 
 from mrisr_node.web.guard import PUBLIC
 
