@@ -57,7 +57,7 @@ def test_an_admin_looks_after_users(page, door):
     password = said.locator("code").inner_text()
     row = page.get_by_role("row", name="ada since")
     expect(row).to_contain_text("enabled")
-    row.get_by_label("Role of ada").select_option("operator")
+    row.get_by_label("Role of ada", exact=True).select_option("operator")
     row.get_by_role("button", name="Set the role of ada").click()
     expect(page.get_by_role("status")).to_contain_text("ada is operator now")
     row.get_by_role("button", name="Disable ada").click()
@@ -83,7 +83,7 @@ def test_an_admin_looks_after_users(page, door):
 def test_one_looks_after_ones_own_account(page, door):
     add_user("ada", Role.VIEWER, WORDS)
     sign_in(page, door, "/account", "ada", WORDS)
-    expect(page.get_by_role("heading", name="ada")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account of ada")).to_be_visible()
     page.get_by_label("What it is for").fill("slicer")
     page.get_by_role("button", name="Make token").click()
     token = page.get_by_role("status").locator("code").inner_text()
