@@ -109,7 +109,7 @@ def revoke_token(username: str, key: str) -> None:
     """
     found = [token for token in tokens_of(username) if token_key(token) == key]
     if not found:
-        raise TokenError(f"{username} has no such token")
+        raise TokenError("the user has no such token")
     for token in found:
         ApiToken.delete().where(ApiToken.digest == token.digest).execute()
 

@@ -70,7 +70,7 @@ def find_user(username: str) -> User:
     """
     user = User.get_or_none(User.username == username)
     if user is None:
-        raise NoSuchUser(f"there is no user {username}")
+        raise NoSuchUser("there is no user of that name")
     return user
 
 

@@ -24,7 +24,8 @@ from mrisr_node.web.audit_search import audit_router
 from mrisr_node.web.auth import auth_router
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
-from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.guard import Guard
+from mrisr_node.web.headers import SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.limits import RateLimits

@@ -7,57 +7,54 @@ anything answers there.
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from mrisr_node.people.access_tokens import holder_of_access_token
 from mrisr_node.people.person import Person
 from mrisr_node.people.sessions import holder_of_cookie
 from mrisr_node.people.tokens import TOKEN_PREFIX, holder_of_token
 from mrisr_node.settings import Settings
+from mrisr_node.web.headers import is_https
 from mrisr_node.web.limits import RateLimits
-from mrisr_node.web.problems import mistake, problem
+from mrisr_node.web.problems import problem
 
-__all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin", "too_many"]
+__all__ = ["PUBLIC", "Guard", "cookie_name", "public_origin", "too_many"]
 
 _FOR_MONITORS = frozenset({"/healthz", "/readyz"})
 # What they are sent is all that counts, and what they answer no other site can read.
 _WITHOUT_COOKIE = frozenset({"/api/auth/login", "/api/auth/refresh"})
 PUBLIC = _FOR_MONITORS | _WITHOUT_COOKIE | {"/sign-in", "/pages/style.css", "/pages/icon.svg"}
 
+# What a link to a page of ours may say; anything else in an address may name a patient.
+_IN_LINKS = frozenset(("StudyInstanceUIDs", "SeriesInstanceUIDs", "srcseries", "srseries", "stack"))
+
 _LONGEST_OF_STRANGERS = 16_384
 """Bytes: a name and a password are shorter."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_OWN_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
-)
-# OHIF compiles codecs and colour maps at run time and styles its elements itself.
-_OHIF_CSP = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; worker-src 'self' blob:; "
-    "connect-src 'self' blob: data:; font-src 'self' data:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'self'"
-)
-# NiiVue carries the font of its letters as an image in its own script; it asks for nothing else.
-_COMPARE_CSP = _OWN_CSP.replace("img-src 'self'", "img-src 'self' data:")
-# A stored object may hold anything, HTML too: nothing of it may run as if it were ours.
-_PACS_CSP = "default-src 'none'; sandbox; frame-ancestors 'self'"
+_ASKED_AGAIN = 15.0
+"""Seconds after which a stream looks again whether its session or token still holds."""
+_PARTS: dict[str, Message] = {
+    "http.response.body": {"type": "http.response.body", "body": b""},
+    "websocket.send": {"type": "websocket.close", "code": 1008},
+}
 
 
 def cookie_name(settings: Settings) -> str:
     """Return the name of the session cookie; browsers hold ``__Host-`` to HTTPS and one host."""
-    return "__Host-mrisr-session" if _is_https(settings) else "mrisr-session"
+    return "__Host-mrisr-session" if is_https(settings) else "mrisr-session"
 
 
 def public_origin(settings: Settings, request: HTTPConnection) -> str:
@@ -118,17 +115,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = HTTPConnection(scope)
-        state = scope.setdefault("state", {})
+        person: Person | None = None
         limited = scope["path"] not in _FOR_MONITORS
         seconds = self._limits.by_address(scope) if limited else 0
         if not seconds:
-            state["person"] = person = await self._person(request)
-            if person is None:
-                receive = _short(receive)
-            elif limited:
+            person = await self._person(request)
+            if person is not None and limited:
                 seconds = self._limits.by_user(person.username)
-        answer = too_many(seconds) if seconds else self._refusal(request, state["person"])
-        await (answer or self._app)(scope, receive, send)
+        scope.setdefault("state", {})["person"] = person
+        answer = too_many(seconds) if seconds else self._refusal(request, person)
+        if answer is not None:
+            await answer(scope, receive, send)
+        elif person is None:
+            await self._app(scope, _short(receive), send)
+        else:
+            lasting = _Lasting(send, lambda: self._person(request), person)
+            try:
+                await self._app(scope, receive, lasting.send)
+            except (ClientDisconnect, WebSocketDisconnect):
+                if not lasting.ended:
+                    raise
 
     async def _person(self, request: HTTPConnection) -> Person | None:
         token = _token(request.headers.get("authorization", ""))
@@ -146,7 +152,9 @@ class Guard:
             return self._unknown(request)
         by_token = person is not None and not person.by_cookie
         # A WebSocket has no method, and browsers let any site open one with our cookie.
-        safe = request.scope.get("method") in _SAFE or request.scope["path"] in _WITHOUT_COOKIE
+        scope = request.scope
+        reads = scope["type"] == "http" and scope["method"] in _SAFE
+        safe = reads or scope["path"] in _WITHOUT_COOKIE
         if not safe and not by_token and not self._same_site(request):
             return problem(
                 403,
@@ -161,7 +169,8 @@ class Guard:
         wants_page = is_read and "text/html" in headers.get("accept", "")
         if wants_page and "authorization" not in headers:
             query = request.scope["query_string"].decode("latin-1")
-            wanted = request.scope["path"] + ("?" + query if query else "")
+            kept = [part for part in query.split("&") if part.partition("=")[0] in _IN_LINKS]
+            wanted = request.scope["path"] + ("?" + "&".join(kept) if kept else "")
             return RedirectResponse(f"/sign-in?next={quote(wanted, safe='/')}", 303)
         return problem(
             401,
@@ -179,6 +188,31 @@ class Guard:
         return origin in own
 
 
+class _Lasting:
+    """Ends an answer that goes on and on once those who asked may not have it any more."""
+
+    def __init__(
+        self, send: Send, ask: Callable[[], Awaitable[Person | None]], person: Person
+    ) -> None:
+        self._send = send
+        self._ask = ask
+        self._person = person
+        self._asked_at = time.monotonic()
+        self.ended = False
+
+    async def send(self, message: Message) -> None:
+        """Pass on what is sent, as long as it may be."""
+        if time.monotonic() >= self._asked_at + _ASKED_AGAIN and message["type"] in _PARTS:
+            self._asked_at = time.monotonic()
+            now = await self._ask()
+            if now is None or not now.permissions >= self._person.permissions:
+                self.ended = True
+                await self._send(_PARTS[message["type"]])
+                # As a server says that its peer has gone.
+                raise OSError("whoever asked may not have this any more")
+        await self._send(message)
+
+
 def _token(authorization: str) -> str | None:
     """Return the token that a request comes with; None where it brings none.
 
@@ -194,57 +228,3 @@ def _token(authorization: str) -> str | None:
                 _, _, password = b64decode(credentials, validate=True).decode().partition(":")
                 return password if password.startswith(TOKEN_PREFIX) else None
     return None
-
-
-class SecurityHeaders:
-    """Tells browsers what pages of ours may do; nearly nothing."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._https = _is_https(settings)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to whatever is answered."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-
-        begun = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _policy(scope["path"])
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["X-Frame-Options"] = "SAMEORIGIN"
-                # UIDs in our addresses are nobody else's business.
-                headers["Referrer-Policy"] = "same-origin"
-                headers["Cross-Origin-Opener-Policy"] = "same-origin"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
-                headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
-                headers.setdefault("Cache-Control", "no-store")
-                if self._https:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception:
-            # Starlette answers outside of all middleware, so without the headers.
-            if not begun and scope["type"] == "http":
-                await mistake()(scope, receive, send_with_headers)
-            raise
-
-
-def _policy(path: str) -> str:
-    if path.startswith("/viewer/"):
-        return _OHIF_CSP
-    if path == "/compare":
-        return _COMPARE_CSP
-    return _PACS_CSP if path.startswith("/dicom-web/") else _OWN_CSP
-
-
-def _is_https(settings: Settings) -> bool:
-    return settings.viewer_url.startswith("https:")

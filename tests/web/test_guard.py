@@ -16,18 +16,21 @@ def _basic(name: str, password: str) -> str:
 
 def test_browsers_are_led_to_the_sign_in_page_and_back(door):
     with door.client(Accept="text/html,*/*") as client:
-        answer = client.get("/viewer/viewer?StudyInstanceUIDs=1.2&x=%26")
+        answer = client.get("/viewer/viewer?StudyInstanceUIDs=1.2&PatientID=7&stack=%26")
         assert answer.status_code == 303
         page = client.get(answer.headers["location"])
-        assert 'value="/viewer/viewer?StudyInstanceUIDs=1.2&amp;x=%26"' in page.text
+        assert 'value="/viewer/viewer?StudyInstanceUIDs=1.2&amp;stack=%26"' in page.text
         # Not where nobody looks at the page.
         assert client.post("/api/jobs/1/retry").status_code == 401
 
 
 def test_public_is_what_the_sign_in_page_needs(door):
     with door.client() as client:
-        for path in PUBLIC - {"/readyz"}:
+        for path in PUBLIC - {"/readyz", "/api/auth/login", "/api/auth/refresh"}:
             assert client.get(path).status_code == 200
+        for path in ("/api/auth/login", "/api/auth/refresh"):
+            # Programs send no Origin; and these take no cookie.
+            assert client.post(path, json={}).status_code == 422
         assert client.get("/healthz").json() == {"status": "ok"}
         # Whether the node is ready; and nothing else is told (test_health.py).
         assert set(client.get("/readyz").json()) == {"status", "checks"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from starlette.middleware import Middleware
+from starlette.responses import StreamingResponse
 from starlette.types import Message
 from web_door import PASSWORD
 
@@ -19,11 +20,13 @@ from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import ensure_admin, set_password
 from mrisr_node.records import ApiToken
 from mrisr_node.settings import Settings
-from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.guard import Guard
+from mrisr_node.web.headers import SecurityHeaders
 from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 
+PARTS = ("websocket.send", "http.response.body")
 OWN = "http://testserver"
 
 
@@ -51,21 +54,43 @@ def app(settings: Settings) -> FastAPI:
         await websocket.send_text(websocket.state.person.username)
         await websocket.close()
 
-    require_permissions(app.routes)
+    @app.websocket("/endless", dependencies=[allow(Permission.READ)])
+    async def endless(websocket: WebSocket) -> None:
+        await websocket.accept()
+        for number in range(1000):
+            if number == 3:
+                ApiToken.delete().where(ApiToken.name == "lasting").execute()
+            await websocket.send_text(str(number))
+
+    @app.get("/endless", dependencies=[allow(Permission.READ)])
+    async def stream() -> StreamingResponse:
+        async def numbers() -> AsyncIterator[str]:
+            for number in range(1000):
+                if number == 3:
+                    ApiToken.delete().where(ApiToken.name == "lasting").execute()
+                yield str(number)
+
+        return StreamingResponse(numbers())
+
     return app
 
 
-def opened(app: FastAPI, **headers: str) -> list[Message]:
-    """Open the socket as a server does, and return what it is to send."""
+def opened(
+    app: FastAPI, path: str = "/socket", kind: str = "websocket", **headers: str
+) -> list[Message]:
+    """Ask as a server does, and return what it is to send."""
     sent: list[Message] = []
     scope = {
-        "type": "websocket", "scheme": "ws", "path": "/socket", "query_string": b"",
+        "type": kind, "scheme": "ws" if kind == "websocket" else "http", "path": path,
+        "method": "GET", "query_string": b"",
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
         "client": ("127.0.0.1", 1), "server": ("testserver", 80), "subprotocols": [],
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {"websocket.http.response": {}}, "asgi": {"spec_version": "2.4"},
     }  # fmt: skip
 
     async def receive() -> Message:
+        if kind == "http":
+            await asyncio.sleep(60)
         return {"type": "websocket.connect"}
 
     async def send(message: Message) -> None:
@@ -114,6 +139,17 @@ def test_a_permission_is_asked_for(app):
     token = create_token("admin", "narrow")
     ApiToken.update(scopes="read").where(ApiToken.name == "narrow").execute()
     assert refusal(app, Authorization=f"Bearer {token}") == 403
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+def test_it_ends_with_the_token(app, kind, monkeypatch):
+    monkeypatch.setattr("mrisr_node.web.guard._ASKED_AGAIN", 0.0)
+    token = create_token("admin", "lasting")
+    sent = opened(app, "/endless", kind, Authorization=f"Bearer {token}")
+    parts = [m.get("text") or m.get("body", b"").decode() for m in sent if m["type"] in PARTS]
+    assert [part for part in parts if part] == ["0", "1", "2"]
+    end = sent[-1]
+    assert end == {"type": "websocket.close", "code": 1008} or not end.get("more_body")
 
 
 def test_one_that_asks_for_none_stops_the_start():
