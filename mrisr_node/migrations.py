@@ -63,6 +63,7 @@ def _retention_quarantine_and_commitment(tables: _Tables) -> None:
 
 def _front_door(tables: _Tables) -> None:
     tables.add("apitoken", "scopes", CharField(default=""))
+    tables.add("user", "disabled_at", FloatField(null=True))
 
 
 STEPS: Sequence[Step] = (_retention_quarantine_and_commitment, _front_door)

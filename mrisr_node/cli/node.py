@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mrisr_node.cli.console import command, existing_node, out, plain, start_logging
+from mrisr_node.cli.console import command, out, plain, start_logging
 from mrisr_node.jobs.stages import Queue, worker_name
 from mrisr_node.settings import Settings, load_settings
 
@@ -73,7 +73,7 @@ def serve() -> None:
     """Serve the front door: pages, API, DICOMweb gateway and viewer."""
     import uvicorn
 
-    from mrisr_node.people.access import ensure_admin
+    from mrisr_node.people.users import ensure_admin
     from mrisr_node.web.app import create_app
 
     settings = _service("web")
@@ -91,28 +91,6 @@ def serve() -> None:
         # A download that hangs must not hold up the end.
         timeout_graceful_shutdown=5,
     )
-
-
-@command
-def token(
-    name: Annotated[str, typer.Argument(help="what the token is for, e.g. slicer")],
-    user: Annotated[str, typer.Option(help="who the tool acts for")] = "admin",
-    days: Annotated[float | None, typer.Option(help="how long it is valid; none: for ever")] = None,
-) -> None:
-    """Make a bearer token for a tool that uses the API or DICOMweb."""
-    from mrisr_node.people.access import create_token
-
-    existing_node(load_settings())
-    sys.stdout.write(create_token(user, name, days) + "\n")
-
-
-@command
-def password(user: Annotated[str, typer.Argument(help="whose password is forgotten")]) -> None:
-    """Give a user a new password, and end what they are signed in to."""
-    from mrisr_node.people.access import set_password
-
-    existing_node(load_settings())
-    sys.stdout.write(set_password(user) + "\n")
 
 
 @command

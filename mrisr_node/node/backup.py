@@ -1,6 +1,6 @@
 """A backup of a node that may be running, and bringing it back.
 
-A backup is one tar file: the files of the spool and the quarantine, the secrets, both databases,
+A backup is one tar file: the files of the spool and the quarantine, the secrets, the databases,
 and last a manifest with the SHA-256 of each. First the records are copied (SQLite's online backup,
 one moment), then the files that this copy names, which never change and can only be deleted
 meanwhile; what was deleted is taken out of the copy before it goes into the tar. So no row of a
@@ -37,14 +37,14 @@ from mrisr_node.settings import Settings
 __all__ = ["BackupError", "Contents", "back_up", "restore"]
 
 _MANIFEST = "manifest.json"
-_RECORDS, _QUEUES = "records.sqlite", "queues.sqlite"
+_RECORDS, _QUEUES, _AUDIT = "records.sqlite", "queues.sqlite", "audit.sqlite"
 _BLOCK = 1024**2
 _DRAFT = ".restoring"
 # What a restore moves out of its draft before the records.
-_MOVED = frozenset({_QUEUES, "secrets", "quarantine", "spool"})
+_MOVED = frozenset({_QUEUES, _AUDIT, "secrets", "quarantine", "spool"})
 # What a file of a backup may be called; nothing else becomes a path.
 _NAME = re.compile(
-    r"(records|queues)\.sqlite|secrets/[\w-]{1,64}"
+    r"(records|queues|audit)\.sqlite|secrets/[\w-]{1,64}"
     r"|quarantine/[0-9a-f]{40}\.dcm|spool/[0-9a-f]{40}/[0-9a-f]{40}-[0-9a-f]{24}\.dcm"
 )
 _SPOOLED = """
@@ -227,9 +227,10 @@ def _write(settings: Settings, file: IO[bytes], folder: Path, progress: Progress
                 progress(done, everything)
             damaged += _take_out(copy, settings.database_path, missing)
             copy.close()
-            if settings.queue_path.is_file():
-                _copy_database(settings.queue_path, folder / _QUEUES)
-            for name in (_QUEUES, _RECORDS):
+            for path in (settings.queue_path, settings.audit_path):
+                if path.is_file():
+                    _copy_database(path, folder / path.name)
+            for name in (_QUEUES, _AUDIT, _RECORDS):
                 if added := _add(tar, folder / name, name):
                     files[name] = added
             manifest = _Manifest(
@@ -358,6 +359,9 @@ def _begin_anew(path: Path) -> None:
                 lease_owner=None,
                 lease_until=0.0,
             ).execute()
+            # One that was ended after the backup was made would be good again.
+            for sessions in (records.WebSession, records.ApiSession):
+                sessions.delete().execute()
             # A result may be in the PACS, and only its promise missing: both are asked for again.
             active = Series.select(Series.id).where(Series.state.in_([s.value for s in ACTIVE]))
             newest = Job.select(fn.MAX(Job.id)).where(Job.series.in_(active)).group_by(Job.series)

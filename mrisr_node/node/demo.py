@@ -32,7 +32,7 @@ from mrisr_node.node.orthanc import free_port, port_is_free, storage_of
 from mrisr_node.node.sample import write_sample
 from mrisr_node.node.supervisor import Node, is_running, stop_on_signals
 from mrisr_node.node.verification import compare_mni, compare_native, verify
-from mrisr_node.people.access import create_token
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Job, Series, StageRun, State
 from mrisr_node.settings import Settings
 from mrisr_node.web.viewer import comparison_url

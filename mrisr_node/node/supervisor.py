@@ -27,7 +27,7 @@ from mrisr_node.node import logfiles
 from mrisr_node.node.logfiles import last_line, open_log, rotate
 from mrisr_node.node.orthanc import OrthancProcess, port_is_free
 from mrisr_node.node.reaper import end_groups
-from mrisr_node.people.access import ensure_admin
+from mrisr_node.people.users import ensure_admin
 from mrisr_node.settings import Settings
 
 __all__ = ["Node", "is_running", "stop_on_signals", "up"]

@@ -8,7 +8,7 @@ from mrisr_node.records.engine import connection, database, owner_name, transact
 from mrisr_node.records.jobs import Job, ResultSeries, StageRun
 from mrisr_node.records.opening import open_records
 from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
-from mrisr_node.records.people import ApiToken, User, WebSession
+from mrisr_node.records.people import ApiSession, ApiToken, SignInFailures, User, WebSession
 from mrisr_node.records.series import (
     DIED,
     DISK_FULL,
@@ -22,8 +22,9 @@ from mrisr_node.records.series import (
 from mrisr_node.records.states import ACTIVE, State, StateError
 
 __all__ = [
-    "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Beat", "CommitmentReport", "CommitmentRequest",
-    "Failure", "Instance", "Job", "RefusalReport", "Rejection", "ResultSeries", "Series",
+    "ACTIVE", "DIED", "DISK_FULL", "ApiSession", "ApiToken", "Beat", "CommitmentReport",
+    "CommitmentRequest", "Failure", "Instance", "Job", "RefusalReport", "Rejection",
+    "ResultSeries", "Series", "SignInFailures",
     "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
     "database",
     "open_records", "owner_name", "transaction",

@@ -11,7 +11,7 @@ from mrisr_node.migrations import up_to_date
 from mrisr_node.records.engine import database
 from mrisr_node.records.jobs import Job, ResultSeries, StageRun
 from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
-from mrisr_node.records.people import ApiToken, User, WebSession
+from mrisr_node.records.people import ApiSession, ApiToken, SignInFailures, User, WebSession
 from mrisr_node.records.series import (
     Failure,
     Instance,
@@ -25,7 +25,8 @@ __all__ = ["open_records"]
 
 _TABLES = [
     Series, Transition, Instance, Rejection, Job, StageRun, ResultSeries, RefusalReport, Failure,
-    Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiToken,
+    Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiSession, ApiToken,
+    SignInFailures,
 ]  # fmt: skip
 
 

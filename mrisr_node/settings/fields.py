@@ -21,7 +21,8 @@ from mrisr_node.choices import (
 from mrisr_node.logs import LogFormat
 
 __all__ = [
-    "Archive", "Delivering", "FrontDoor", "Keeping", "Node", "Processing", "Receiving", "Selecting"
+    "Archive", "Delivering", "FrontDoor", "Keeping", "Node", "People", "Processing", "Receiving",
+    "Selecting",
 ]  # fmt: skip
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
@@ -257,4 +258,29 @@ class FrontDoor(BaseModel):
     orthanc_config: Path = Field(
         default=_ROOT / "orthanc", description="our configuration template and script for Orthanc"
     )
+
+
+class People(BaseModel):
+    """Who may use the front door, and how much."""
+
     session_hours: float = Field(default=12.0, gt=0, description="life of a browser session")
+    access_token_minutes: float = Field(
+        default=15.0,
+        gt=0,
+        le=1440,
+        description="life of an access token that a program signs in for",
+    )
+    refresh_days: float = Field(
+        default=7.0, gt=0, description="days after which such a program has to sign in again"
+    )
+    lockout_minutes: float = Field(
+        default=15.0,
+        gt=0,
+        description="longest wait after wrong passwords; it begins with 30 seconds after five",
+    )
+    requests_per_minute: int = Field(
+        default=6000, ge=1, description="of one user; a viewer asks for each slice by itself"
+    )
+    requests_per_minute_per_address: int = Field(
+        default=12000, ge=1, description="of one address, whoever they are"
+    )

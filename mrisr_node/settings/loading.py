@@ -30,6 +30,7 @@ from mrisr_node.settings.fields import (
     FrontDoor,
     Keeping,
     Node,
+    People,
     Processing,
     Receiving,
     Selecting,
@@ -41,6 +42,7 @@ _NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
 
 
 class Settings(
+    People,
     FrontDoor,
     Keeping,
     Delivering,
@@ -91,6 +93,11 @@ class Settings(
     def database_path(self) -> Path:
         """The SQLite file of the records."""
         return self.data_dir / "records.sqlite"
+
+    @property
+    def audit_path(self) -> Path:
+        """The SQLite file of the audit trail."""
+        return self.data_dir / "audit.sqlite"
 
     @property
     def queue_path(self) -> Path:

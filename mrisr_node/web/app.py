@@ -15,21 +15,29 @@ from starlette.templating import Jinja2Templates
 from starlette.types import Scope
 
 from mrisr_node import __version__
+from mrisr_node.people.audit import open_audit
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
+from mrisr_node.web.audit import AuditTrail
+from mrisr_node.web.audit_search import audit_router
+from mrisr_node.web.auth import auth_router
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
-from mrisr_node.web.guard import Guard, SecurityHeaders
+from mrisr_node.web.guard import Guard
+from mrisr_node.web.headers import SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
+from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.metrics import metrics_router
+from mrisr_node.web.people_pages import people_pages_router
 from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.upstream import pacs_client
+from mrisr_node.web.users import users_router
 from mrisr_node.web.viewer import Viewer
 
 __all__ = ["create_app"]
@@ -40,6 +48,8 @@ _PAGES = Path(__file__).parent / "pages"
 def create_app(settings: Settings) -> FastAPI:
     """Return the web application; the records are opened here, in the process that serves."""
     open_records(settings.database_path)
+    open_audit(settings.audit_path)
+    limits = RateLimits(settings)
     templates = Jinja2Templates(_PAGES)
 
     @asynccontextmanager
@@ -59,7 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/api/openapi.json",
         middleware=[
             Middleware(SecurityHeaders, settings=settings),
-            Middleware(Guard, settings=settings),
+            Middleware(AuditTrail, settings=settings),
+            Middleware(Guard, settings=settings, limits=limits),
         ],
     )
     install_problem_handlers(app, templates)
@@ -87,7 +98,11 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         health_router(health),
         metrics_router(settings, health),
-        sign_in_router(settings, templates),
+        sign_in_router(settings, templates, limits),
+        auth_router(settings, limits),
+        users_router(settings),
+        people_pages_router(settings, templates),
+        audit_router(),
         jobs_router(settings),
         results_router(settings, templates),
         quarantine_router(settings),

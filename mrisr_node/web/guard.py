@@ -7,49 +7,57 @@ anything answers there.
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
-from mrisr_node.people import access
+from mrisr_node.people.access_tokens import holder_of_access_token
+from mrisr_node.people.person import Person
+from mrisr_node.people.sessions import holder_of_cookie
+from mrisr_node.people.tokens import TOKEN_PREFIX, holder_of_token
 from mrisr_node.settings import Settings
+from mrisr_node.web.headers import is_https
+from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.problems import problem
 
-__all__ = ["PUBLIC", "Guard", "SecurityHeaders", "cookie_name", "public_origin"]
+__all__ = ["PUBLIC", "Guard", "cookie_name", "public_origin", "too_many"]
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/sign-in", "/pages/style.css", "/pages/icon.svg"})
+_FOR_MONITORS = frozenset({"/healthz", "/readyz"})
+# What they are sent is all that counts, and what they answer no other site can read.
+_WITHOUT_COOKIE = frozenset({"/api/auth/login", "/api/auth/refresh"})
+PUBLIC = _FOR_MONITORS | _WITHOUT_COOKIE | {"/sign-in", "/pages/style.css", "/pages/icon.svg"}
+
+# What a link to a page of ours may say; anything else in an address may name a patient.
+_IN_LINKS = frozenset(("StudyInstanceUIDs", "SeriesInstanceUIDs", "srcseries", "srseries", "stack"))
+
+_LONGEST_OF_STRANGERS = 16_384
+"""Bytes: a name and a password are shorter."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_OWN_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
-)
-# OHIF compiles codecs and colour maps at run time and styles its elements itself.
-_OHIF_CSP = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; worker-src 'self' blob:; "
-    "connect-src 'self' blob: data:; font-src 'self' data:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'self'"
-)
-# NiiVue carries the font of its letters as an image in its own script; it asks for nothing else.
-_COMPARE_CSP = _OWN_CSP.replace("img-src 'self'", "img-src 'self' data:")
-# A stored object may hold anything, HTML too: nothing of it may run as if it were ours.
-_PACS_CSP = "default-src 'none'; sandbox; frame-ancestors 'self'"
+_ASKED_AGAIN = 15.0
+"""Seconds after which a stream looks again whether its session or token still holds."""
+_PARTS: dict[str, Message] = {
+    "http.response.body": {"type": "http.response.body", "body": b""},
+    "websocket.send": {"type": "websocket.close", "code": 1008},
+}
 
 
 def cookie_name(settings: Settings) -> str:
     """Return the name of the session cookie; browsers hold ``__Host-`` to HTTPS and one host."""
-    return "__Host-mrisr-session" if _is_https(settings) else "mrisr-session"
+    return "__Host-mrisr-session" if is_https(settings) else "mrisr-session"
 
 
-def public_origin(settings: Settings, request: Request) -> str:
+def public_origin(settings: Settings, request: HTTPConnection) -> str:
     """Return scheme and host under which the client reaches us, e.g. ``http://localhost:8080``."""
     if settings.public_url:
         parts = urlsplit(settings.public_url)
@@ -60,48 +68,94 @@ def public_origin(settings: Settings, request: Request) -> str:
     # dicomweb-client leaves the port out, wherever it connects to.
     elif not re.search(r":[0-9]+$", host):
         host = f"{host}:{settings.web_port}"
-    return f"{request.scope['scheme']}://{host}"
+    return f"{_page_scheme(request)}://{host}"
+
+
+def _page_scheme(request: HTTPConnection) -> str:
+    """Return the scheme of the page that a request comes from; a WebSocket has one of its own."""
+    scheme: str = request.scope["scheme"]
+    return {"ws": "http", "wss": "https"}.get(scheme, scheme)
+
+
+def too_many(seconds: int) -> Response:
+    """Return the answer to somebody who asks too often."""
+    return problem(
+        429,
+        f"too many requests; try again in {seconds} seconds",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _short(receive: Receive) -> Receive:
+    """Take no more of a stranger than signing in needs."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > _LONGEST_OF_STRANGERS:
+            raise HTTPException(413, "a user name and a password are shorter than this")
+        return message
+
+    return limited
 
 
 class Guard:
     """Lets a request through to `app` only with credentials, and keeps who it was."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, limits: RateLimits) -> None:
         self._app = app
         self._settings = settings
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, 403 or a redirect; or pass on."""
+        """Answer 401, 403, 429 or a redirect; or pass on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            # There is no WebSocket here yet; an unguarded one must not appear by accident.
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        request = Request(scope)
-        person = await self._person(request)
-        refusal = self._refusal(request, person)
-        if refusal is None:
-            scope.setdefault("state", {})["person"] = person
-            await self._app(scope, receive, send)
+        request = HTTPConnection(scope)
+        person: Person | None = None
+        limited = scope["path"] not in _FOR_MONITORS
+        seconds = self._limits.by_address(scope) if limited else 0
+        if not seconds:
+            person = await self._person(request)
+            if person is not None and limited:
+                seconds = self._limits.by_user(person.username)
+        scope.setdefault("state", {})["person"] = person
+        answer = too_many(seconds) if seconds else self._refusal(request, person)
+        if answer is not None:
+            await answer(scope, receive, send)
+        elif person is None:
+            await self._app(scope, _short(receive), send)
         else:
-            await refusal(scope, receive, send)
+            lasting = _Lasting(send, lambda: self._person(request), person)
+            try:
+                await self._app(scope, receive, lasting.send)
+            except (ClientDisconnect, WebSocketDisconnect):
+                if not lasting.ended:
+                    raise
 
-    async def _person(self, request: Request) -> access.Person | None:
+    async def _person(self, request: HTTPConnection) -> Person | None:
         token = _token(request.headers.get("authorization", ""))
         # A wrong token is never saved by a cookie.
         if token is not None:
-            return await run_in_threadpool(access.of_token, token)
+            if token.startswith(TOKEN_PREFIX):
+                return await run_in_threadpool(holder_of_token, token)
+            return await run_in_threadpool(holder_of_access_token, self._settings, token)
         value = request.cookies.get(cookie_name(self._settings))
-        return await run_in_threadpool(access.of_session, value) if value else None
+        return await run_in_threadpool(holder_of_cookie, value) if value else None
 
-    def _refusal(self, request: Request, person: access.Person | None) -> Response | None:
+    def _refusal(self, request: HTTPConnection, person: Person | None) -> Response | None:
         # Not request.url: that is put together with the Host header, which the client chooses.
         if person is None and request.scope["path"] not in PUBLIC:
             return self._unknown(request)
         by_token = person is not None and not person.by_cookie
-        if request.method not in _SAFE and not by_token and not self._same_site(request):
+        # A WebSocket has no method, and browsers let any site open one with our cookie.
+        scope = request.scope
+        reads = scope["type"] == "http" and scope["method"] in _SAFE
+        safe = reads or scope["path"] in _WITHOUT_COOKIE
+        if not safe and not by_token and not self._same_site(request):
             return problem(
                 403,
                 "this request comes from another site, or does not say where from; "
@@ -109,12 +163,14 @@ class Guard:
             )
         return None
 
-    def _unknown(self, request: Request) -> Response:
+    def _unknown(self, request: HTTPConnection) -> Response:
         headers = request.headers
-        wants_page = request.method == "GET" and "text/html" in headers.get("accept", "")
+        is_read = request.scope.get("method") == "GET"
+        wants_page = is_read and "text/html" in headers.get("accept", "")
         if wants_page and "authorization" not in headers:
             query = request.scope["query_string"].decode("latin-1")
-            wanted = request.scope["path"] + ("?" + query if query else "")
+            kept = [part for part in query.split("&") if part.partition("=")[0] in _IN_LINKS]
+            wanted = request.scope["path"] + ("?" + "&".join(kept) if kept else "")
             return RedirectResponse(f"/sign-in?next={quote(wanted, safe='/')}", 303)
         return problem(
             401,
@@ -122,14 +178,39 @@ class Guard:
             headers={"WWW-Authenticate": 'Bearer realm="mrisr_node"'},
         )
 
-    def _same_site(self, request: Request) -> bool:
+    def _same_site(self, request: HTTPConnection) -> bool:
         origin = request.headers.get("origin")
         if origin is None:
             return request.headers.get("sec-fetch-site") == "same-origin"
         own = {public_origin(self._settings, request)}
         # Behind a proxy the page may also be open under the name that the proxy uses for us.
-        own.add(f"{request.scope['scheme']}://{request.headers.get('host', '')}")
+        own.add(f"{_page_scheme(request)}://{request.headers.get('host', '')}")
         return origin in own
+
+
+class _Lasting:
+    """Ends an answer that goes on and on once those who asked may not have it any more."""
+
+    def __init__(
+        self, send: Send, ask: Callable[[], Awaitable[Person | None]], person: Person
+    ) -> None:
+        self._send = send
+        self._ask = ask
+        self._person = person
+        self._asked_at = time.monotonic()
+        self.ended = False
+
+    async def send(self, message: Message) -> None:
+        """Pass on what is sent, as long as it may be."""
+        if time.monotonic() >= self._asked_at + _ASKED_AGAIN and message["type"] in _PARTS:
+            self._asked_at = time.monotonic()
+            now = await self._ask()
+            if now is None or not now.permissions >= self._person.permissions:
+                self.ended = True
+                await self._send(_PARTS[message["type"]])
+                # As a server says that its peer has gone.
+                raise OSError("whoever asked may not have this any more")
+        await self._send(message)
 
 
 def _token(authorization: str) -> str | None:
@@ -145,49 +226,5 @@ def _token(authorization: str) -> str | None:
         case "basic":
             with suppress(ValueError):
                 _, _, password = b64decode(credentials, validate=True).decode().partition(":")
-                return password if password.startswith(access.TOKEN_PREFIX) else None
+                return password if password.startswith(TOKEN_PREFIX) else None
     return None
-
-
-class SecurityHeaders:
-    """Tells browsers what pages of ours may do; nearly nothing."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._https = _is_https(settings)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to whatever is answered."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _policy(scope["path"])
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["X-Frame-Options"] = "SAMEORIGIN"
-                # UIDs in our addresses are nobody else's business.
-                headers["Referrer-Policy"] = "same-origin"
-                headers["Cross-Origin-Opener-Policy"] = "same-origin"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
-                headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
-                headers.setdefault("Cache-Control", "no-store")
-                if self._https:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
-def _policy(path: str) -> str:
-    if path.startswith("/viewer/"):
-        return _OHIF_CSP
-    if path == "/compare":
-        return _COMPARE_CSP
-    return _PACS_CSP if path.startswith("/dicom-web/") else _OWN_CSP
-
-
-def _is_https(settings: Settings) -> bool:
-    return settings.viewer_url.startswith("https:")

@@ -16,7 +16,7 @@ from starlette.templating import Jinja2Templates
 
 from mrisr_node.logs import words_of
 
-__all__ = ["install_problem_handlers", "problem"]
+__all__ = ["install_problem_handlers", "mistake", "problem"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ def problem(
         headers=headers,
         media_type="application/problem+json",
     )
+
+
+def mistake() -> JSONResponse:
+    """Return the answer where the node does not know what went wrong."""
+    return problem(500, "the node made a mistake; its log says which")
 
 
 def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
@@ -71,7 +76,7 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
         )
 
     def of_accident(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(500, "the node made a mistake; its log says which")
+        return mistake()
 
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 import re
-from urllib.parse import parse_qs
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
-from mrisr_node.people import access
+from mrisr_node.people.lockout import TooManyFailures
+from mrisr_node.people.sessions import begin_session, end_session
+from mrisr_node.people.sign_in import Refused
 from mrisr_node.settings import Settings
+from mrisr_node.web.auth import recognised
 from mrisr_node.web.guard import cookie_name
-from mrisr_node.web.limits import Limiter, TooManyAttempts
+from mrisr_node.web.limits import RateLimits, client_address
 from mrisr_node.web.permissions import allow
-from mrisr_node.web.problems import problem
 
-__all__ = ["sign_in_router"]
-
-_LONGEST_FORM = 8192
+__all__ = ["forget_cookie", "sign_in_router"]
 
 _log = logging.getLogger(__name__)
 
 
-def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
+def sign_in_router(settings: Settings, templates: Jinja2Templates, limits: RateLimits) -> APIRouter:
     """Return the routes ``/sign-in`` and ``/sign-out``."""
     router = APIRouter(include_in_schema=False)
-    per_name = Limiter(most=5)
-    per_peer = Limiter(most=50)
 
     def page(request: Request, wanted: str, *, error: str = "", status: int = 200) -> Response:
         return templates.TemplateResponse(
@@ -37,34 +34,31 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         )
 
     @router.get("/sign-in")
-    async def show(request: Request, next: str = "/") -> Response:
+    def show(request: Request, next: str = "/") -> Response:
         return page(request, _own_path(next))
 
     @router.post("/sign-in")
-    async def sign_in(request: Request) -> Response:
-        form = await _form(request)
-        if form is None:
-            return problem(413, "a user name and a password are shorter than this")
-        wanted = _own_path(form.get("next", "/"))
-        username, password = form.get("username", ""), form.get("password", "")
-        peer = request.client.host if request.client else ""
+    def sign_in(
+        request: Request,
+        username: Annotated[str, Form()] = "",
+        password: Annotated[str, Form()] = "",
+        next: Annotated[str, Form()] = "/",
+    ) -> Response:
+        wanted = _own_path(next)
         try:
-            per_peer.enter(peer)
-            per_name.enter(f"{peer} {username}")
-        except TooManyAttempts as limit:
+            user = recognised(settings, limits, request, username, password)
+            session = begin_session(settings, user)
+        except TooManyFailures as limit:
             again = f"Too many attempts. Try again in {limit.seconds} seconds."
             answer = page(request, wanted, error=again, status=429)
             answer.headers["Retry-After"] = str(limit.seconds)
             return answer
-        session = await run_in_threadpool(access.sign_in, settings, username, password)
-        if session is None:
+        except Refused:
             # Not the name: people type passwords into the wrong field.
-            _log.warning("sign-in refused, from %s", peer)
+            _log.warning("sign-in refused, from %s", client_address(request.scope))
             return page(request, wanted, error="The name or the password is wrong.", status=401)
-        per_name.forgive(f"{peer} {username}")
-        per_peer.forgive(peer)
-        answer = RedirectResponse(wanted, 303)
-        answer.set_cookie(
+        redirect = RedirectResponse(wanted, 303)
+        redirect.set_cookie(
             cookie_name(settings),
             session,
             max_age=round(settings.session_hours * 3600),
@@ -73,40 +67,30 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
             samesite="lax",
             secure=settings.viewer_url.startswith("https:"),
         )
-        return answer
+        return redirect
 
     @router.post("/sign-out", dependencies=[allow()])
-    async def sign_out(request: Request) -> Response:
+    def sign_out(request: Request) -> Response:
         value = request.cookies.get(cookie_name(settings))
         if value:
-            await run_in_threadpool(access.sign_out, value)
-        answer = RedirectResponse("/sign-in", 303)
-        answer.delete_cookie(
-            cookie_name(settings),
-            httponly=True,
-            samesite="lax",
-            secure=settings.viewer_url.startswith("https:"),
-        )
-        return answer
+            end_session(value)
+        return forget_cookie(settings, RedirectResponse("/sign-in", 303))
 
     return router
+
+
+def forget_cookie(settings: Settings, answer: Response) -> Response:
+    """Have the browser forget its session, and return the answer that says so."""
+    answer.delete_cookie(
+        cookie_name(settings),
+        httponly=True,
+        samesite="lax",
+        secure=settings.viewer_url.startswith("https:"),
+    )
+    return answer
 
 
 def _own_path(wanted: str) -> str:
     """Return `wanted` if it is a path on this server, else the front page."""
     # Browsers read \ as / and // as another host.
     return wanted if re.fullmatch(r"/(?![/\\])[^\\\x00-\x20\x7f]*", wanted) else "/"
-
-
-async def _form(request: Request) -> dict[str, str] | None:
-    """Read a small form; None if it is not small."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LONGEST_FORM:
-            return None
-    try:
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
-    except ValueError:
-        return None
-    return {name: values[0] for name, values in fields.items()}

@@ -16,7 +16,7 @@ from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.history import result_series_of
 from mrisr_node.jobs.overview import overview
 from mrisr_node.jobs.resolve import find_series
-from mrisr_node.people.access import create_token
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 from mrisr_node.results.delivery import Pacs
 

@@ -30,7 +30,10 @@ from mrisr_node.jobs.stages import Queue
 from mrisr_node.node import backup
 from mrisr_node.node.backup import BackupError, back_up, restore
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.people.access import create_token, ensure_admin, of_token
+from mrisr_node.people.access_tokens import begin_api_session, holder_of_access_token
+from mrisr_node.people.audit import Action, Filter, open_audit, record, search
+from mrisr_node.people.tokens import create_token, holder_of_token
+from mrisr_node.people.users import ensure_admin, find_user
 from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
 from tests.spooling import refuse
 
@@ -82,12 +85,15 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
 ):
     ensure_admin(settings)
     token = create_token("admin", "tool")
+    grant = begin_api_session(settings, find_user("admin"))
+    open_audit(settings.audit_path)
+    record(Action.QUERY, patient_id="P1")
     seen = []
     made = back_up(settings, tmp_path, lambda done, total: seen.append((done, total)))
     assert made.path.parent == tmp_path
     assert made.path.suffix == ".tar"
     assert made.path.stat().st_mode & 0o777 == 0o600
-    assert (made.files, made.damaged) == (SLICES + 4, ())
+    assert (made.files, made.damaged) == (SLICES + 6, ())
     assert seen[-1][0] == seen[-1][1] > 0
     restored = restore(elsewhere, made.path)
     assert (restored.files, restored.size) == (made.files, made.size)
@@ -96,7 +102,11 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
     assert all(path.is_file() for path in _named(elsewhere))
     assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
     assert Queues(elsewhere).waiting(Queue.CPU) == {1}
-    assert of_token(token).username == "admin"
+    assert holder_of_token(token).username == "admin"
+    # A session may have been ended since.
+    assert holder_of_access_token(elsewhere, grant.access_token) is None
+    open_audit(elsewhere.audit_path)
+    assert search(Filter(patient_id="P1"), 1)[0] == 1
     assert Quarantine(elsewhere).entries()[0].size == len(b"junk")
     [job] = Assembly(elsewhere, clock=lambda: time.time() + 60).sweep()
     assert job.voxels == 32 * 32 * SLICES
@@ -105,7 +115,7 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
     left = {path.name for path in elsewhere.data_dir.iterdir()}
     # SQLite's own of connections that are still open.
     assert {name for name in left if not name.endswith(("-wal", "-shm"))} == {
-        "records.sqlite", "queues.sqlite", "spool", "quarantine", "secrets"
+        "records.sqlite", "queues.sqlite", "audit.sqlite", "spool", "quarantine", "secrets"
     }  # fmt: skip
     assert {p.name for p in tmp_path.iterdir()} == {"node", "other", made.path.name}
 

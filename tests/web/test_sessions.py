@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from web_door import PASSWORD, Door, served
 
-from mrisr_node.people import access
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken, WebSession
 
 RIGHT = {"username": "admin", "password": PASSWORD}
@@ -46,7 +46,7 @@ def test_a_session_ends_by_itself(door):
 
 
 def test_a_token_ends_when_it_was_said_to(door):
-    token = access.create_token("admin", "short", days=1)
+    token = create_token("admin", "short", days=1)
     assert ApiToken.select().where(ApiToken.digest == token).count() == 0
     with door.client(Authorization=f"Bearer {token}") as client:
         assert client.get("/api/jobs").status_code == 200

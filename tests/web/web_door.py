@@ -12,7 +12,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from mrisr_node.people.access import create_token, ensure_admin, set_password
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import ensure_admin, set_password
 from mrisr_node.settings import Settings
 from mrisr_node.web.app import create_app
 

@@ -1,0 +1,207 @@
+"""A row of the audit trail for each request that shows or changes anything, or is refused.
+
+What a request does is told by its address, so that a new route is recorded before anybody thinks of
+it: all but a short list of what says nothing of patients.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from peewee import PeeweeException
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mrisr_node.logs import words_of
+from mrisr_node.people.audit import Action, record
+from mrisr_node.people.person import Means, Person
+from mrisr_node.settings import Settings
+from mrisr_node.web.limits import client_address
+from mrisr_node.web.problems import problem
+from mrisr_node.web.subjects import PatientIds, Subject, series_of
+
+__all__ = ["AuditTrail", "action_of"]
+
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+# Reading these says nothing of a patient: pages without their data, and the node itself.
+_HARMLESS = re.compile(
+    r"/(?:(?:quarantine|upload|pairs|users|account|compare|sign-in|healthz|readyz|metrics)?"
+    r"|(?:pages|viewer|niivue)(?:/.*)?"
+    r"|api/(?:openapi\.json|auth/.*|users(?:/.*)?|checkpoints(?:/.*)?))"
+)
+_SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
+_SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
+_DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
+_OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
+_OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
+
+_UID = r"[0-9.]{1,64}"
+_STUDY = re.compile(rf"/dicom-web/studies/(?P<study>{_UID})(?:/series/(?P<series>{_UID}))?(?:/|$)")
+_SEARCHES = re.compile(r"/dicom-web/(?:.*/)?(?:studies|series|instances)/?")
+_PATIENT = re.compile(r"(?:^|&)(?:PatientID|00100020)=([^&*?%]{1,64})(?:&|$)")
+
+_QUIET = 60.0
+"""Seconds in which the same person's same access to the same series is one row: PS3.15 A.5.3.3
+records instances by study, and a viewer asks for each slice by itself."""
+_QUIET_LISTS = 3600.0
+"""The same for a page that asks for the same list again and again."""
+
+_MOST_REMEMBERED = 50_000
+_REFUSED = frozenset({401, 403, 429})
+
+_log = logging.getLogger(__name__)
+
+
+def action_of(method: str, path: str) -> Action | None:
+    """Return what a request does, or None where it is nothing to record."""
+    reads = method in _SAFE
+    if _OF_AUDIT.fullmatch(path):
+        return Action.AUDIT
+    if path.startswith("/dicom-web/"):
+        if not reads:
+            return Action.IMPORT
+        return Action.QUERY if _SEARCHES.fullmatch(path) else Action.TRANSFER
+    if reads:
+        if _HARMLESS.fullmatch(path):
+            return None
+        return Action.EXPORT if _DOWNLOADS.fullmatch(path) else Action.RECORD
+    if path in _SIGN_IN:
+        return Action.LOGIN
+    if path in _SIGN_OUT:
+        return Action.LOGOUT
+    if path == "/api/auth/refresh":
+        return Action.RENEWAL
+    if _OF_USERS.fullmatch(path):
+        return Action.USERS
+    return Action.IMPORT if path.startswith("/api/uploads") else Action.CHANGE
+
+
+class AuditTrail:
+    """Records what `app` answers, before the answer goes out."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._patients = PatientIds(settings)
+        self._written: dict[Hashable, float] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on; what cannot be recorded is not shown."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})
+        begun = withheld = False
+
+        async def send_recorded(message: Message) -> None:
+            nonlocal begun, withheld
+            if message["type"] in _STARTS and not begun:
+                begun = True
+                withheld = not await self._record(scope, message.get("status", 101))
+                if withheld:
+                    answer = problem(
+                        503,
+                        "the audit trail cannot be written, so nothing is shown; is the disk full?",
+                        headers={"Retry-After": "30"},
+                    )
+                    await answer(scope, receive, send)
+            if not withheld:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_recorded)
+        except Exception:
+            if not begun:
+                await self._record(scope, 500)
+            raise
+
+    async def _record(self, scope: Scope, status: int) -> bool:
+        """Write the row, if there is to be one; return whether all is well."""
+        row = _row(scope, status)
+        key = None if row is None else _repeats(row)
+        if row is None or self._has_been_said(key, row["action"]):
+            return True
+        try:
+            await self._complete(row, scope)
+            await run_in_threadpool(record, **row)
+        except (PeeweeException, OSError) as error:
+            _log.error("the audit trail cannot be written: %s", words_of(error))
+            return False
+        if key is not None:
+            self._written[key] = time.monotonic()
+        return True
+
+    def _has_been_said(self, key: Hashable | None, action: Action) -> bool:
+        """Tell whether a row of a short while ago says the same."""
+        if key is None:
+            return False
+        now, quiet = time.monotonic(), _QUIET_LISTS if action is Action.RECORD else _QUIET
+        if len(self._written) > _MOST_REMEMBERED:
+            self._written.clear()
+        return now < self._written.get(key, -quiet) + quiet
+
+    async def _complete(self, row: dict[str, Any], scope: Scope) -> None:
+        """Say whose data it is, as far as the address does not."""
+        parameters = scope["state"].get("path_params", {})
+        if not row["study_uid"] and parameters:
+            found = await run_in_threadpool(series_of, parameters)
+            row["study_uid"], row["series_uid"] = found.study_uid, found.series_uid
+        pacs = getattr(scope["app"].state, "pacs", None)
+        if row["study_uid"] and not row["patient_id"] and row["status"] < 400 and pacs is not None:
+            row["patient_id"] = await self._patients.of(row["study_uid"], pacs)
+
+
+def _row(scope: Scope, status: int) -> dict[str, Any] | None:
+    """Return the row of a request, as far as the request itself tells."""
+    state, path = scope["state"], scope["path"]
+    method = scope.get("method", "WEBSOCKET")
+    action = action_of("GET" if method == "WEBSOCKET" else method, path)
+    if action is None:
+        if status not in _REFUSED:
+            return None
+        action = Action.RESTRICTED
+    person: Person | None = state.get("person")
+    subject: Subject = state.get("subject", Subject())
+    query = scope["query_string"].decode("latin-1")[:2000]
+    study, series, patient = subject.study_uid, subject.series_uid, subject.patient_id
+    if of_study := _STUDY.match(path):
+        study, series = study or of_study["study"], series or of_study["series"] or ""
+    if action is Action.QUERY and (of_patient := _PATIENT.search(query)):
+        patient = patient or of_patient[1]
+    return {
+        "action": action,
+        "username": person.username if person else subject.username,
+        "role": person.role.value if person else "",
+        "means": _means(person),
+        "address": client_address(scope),
+        "method": method,
+        "resource": path[:1000],
+        "query": query if action is not Action.LOGIN else "",
+        "patient_id": patient,
+        "study_uid": study,
+        "series_uid": series,
+        "status": status,
+    }
+
+
+def _repeats(row: dict[str, Any]) -> Hashable | None:
+    """Return what a row has in common with those that need not be written; None: it has to be."""
+    if row["status"] in _REFUSED and row["action"] is not Action.LOGIN:
+        return (row["username"], row["means"], row["address"], row["action"], row["status"])
+    if row["status"] == 429:
+        return (row["username"], row["address"], row["action"])
+    if row["method"] not in _SAFE or row["action"] in (Action.EXPORT, Action.AUDIT):
+        return None
+    if row["action"] is Action.TRANSFER and row["series_uid"]:
+        return tuple(v for k, v in row.items() if k not in ("method", "resource", "query"))
+    return tuple(row.values())
+
+
+def _means(person: Person | None) -> str:
+    if person is None:
+        return ""
+    return f"token {person.token}" if person.means is Means.TOKEN else person.means.value

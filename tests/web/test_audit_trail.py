@@ -1,0 +1,201 @@
+"""Each access to patient data, each change and each sign-in is a row that stays."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+
+import peewee
+import pytest
+from web_door import PASSWORD, Door, served
+from web_samples import SampleStudy
+
+from mrisr_node.people.audit import Action, AuditRow, Filter, record, search
+from mrisr_node.people.roles import Role
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import add_user
+from mrisr_node.records import Series
+
+
+@pytest.fixture
+def door(web_settings, orthanc) -> Iterator[Door]:
+    """A front door whose audit trail has forgotten nothing, as nothing was recorded."""
+    with served(web_settings) as running:
+        yield running
+
+
+@pytest.fixture
+def rows(door: Door):
+    """A function that gives the rows since the last call, oldest first."""
+    last = newest()
+
+    def since() -> list[AuditRow]:
+        nonlocal last
+        found = list(AuditRow.select().where(AuditRow.id > last).order_by(AuditRow.id))
+        last = newest()
+        return found
+
+    return since
+
+
+def newest() -> int:
+    return AuditRow.select(peewee.fn.MAX(AuditRow.id)).scalar() or 0
+
+
+def patient_of(study: SampleStudy) -> str:
+    return str(study.instances[0].PatientID)
+
+
+def test_images_through_the_gateway(door, rows, study):
+    image = study.instances[0]
+    of_study = f"/dicom-web/studies/{image.StudyInstanceUID}"
+    of_series = f"{of_study}/series/{image.SeriesInstanceUID}"
+    with door.tool() as client:
+        assert client.get(f"{of_study}/series").status_code == 200
+        assert client.get(f"{of_series}/metadata").status_code == 200
+        for one in study.instances[:5]:
+            client.get(f"{of_series}/instances/{one.SOPInstanceUID}/frames/1")
+    query, *transfers = rows()
+    assert query.action == Action.QUERY
+    # A viewer asks for each slice by itself: they are one access, as in PS3.15 A.5.3.3.
+    assert [row.action for row in transfers] == [Action.TRANSFER]
+    for row in (query, *transfers):
+        assert (row.username, row.role, row.means) == ("admin", "admin", "token tests")
+        assert (row.address, row.status) == ("127.0.0.1", 200)
+        assert row.study_uid == image.StudyInstanceUID
+        # Only the PACS knows this study.
+        assert row.patient_id == patient_of(study)
+        assert abs(row.at - time.time()) < 60
+    assert transfers[0].series_uid == image.SeriesInstanceUID
+
+
+def test_a_search_for_a_patient_is_found_by_that_patient(door, rows):
+    with door.tool() as client:
+        client.get("/dicom-web/studies", params={"PatientID": "AUDIT-7"})
+    (row,) = rows()
+    assert (row.action, row.patient_id) == (Action.QUERY, "AUDIT-7")
+    assert row.query == "PatientID=AUDIT-7"
+    total, found = search(Filter(patient_id="AUDIT-7"), 10)
+    assert total == 1
+    assert found[0].id == row.id
+
+
+def test_a_series_of_the_node(door, rows, study):
+    image = study.instances[0]
+    series = Series.create(
+        series_instance_uid=f"{image.SeriesInstanceUID}.1",
+        study_instance_uid=image.StudyInstanceUID,
+    )
+    with door.tool() as client:
+        client.get(f"/api/jobs/{series.id}")
+        client.post(f"/api/jobs/{series.id}/retry")
+    read, change = rows()
+    assert (read.action, read.status) == (Action.RECORD, 200)
+    assert (change.action, change.status) == (Action.CHANGE, 409)
+    for row in (read, change):
+        assert row.study_uid == image.StudyInstanceUID
+    assert read.patient_id == patient_of(study)
+    series.delete_instance()
+
+
+def test_sign_ins_and_refusals(door, rows):
+    with door.client(Origin=door.url) as client:
+        client.post("/sign-in", data={"username": "admin", "password": PASSWORD})
+        client.post("/sign-out")
+        client.post("/sign-in", data={"username": "admin", "password": "wrong"})
+        client.post("/sign-in", data={"username": "my password", "password": "wrong"})
+        client.get("/dicom-web/studies")
+    found = [(row.username, row.action, row.status) for row in rows()]
+    assert found == [
+        ("admin", Action.LOGIN, 303),
+        ("admin", Action.LOGOUT, 303),
+        ("admin", Action.LOGIN, 401),
+        # Not what was typed: it may be a password.
+        ("", Action.LOGIN, 401),
+        ("", Action.QUERY, 401),
+    ]
+
+
+def test_access_tokens(door, rows):
+    with door.client() as client:
+        right = {"username": "admin", "password": PASSWORD}
+        grant = client.post("/api/auth/login", json=right).json()
+        fresh = client.post("/api/auth/refresh", json={"refresh_token": grant["refresh_token"]})
+        headers = {"Authorization": f"Bearer {fresh.json()['access_token']}"}
+        client.get("/api/quarantine/00000000", headers=headers)
+        client.post("/api/auth/logout", headers=headers)
+    found = rows()
+    assert [row.action for row in found] == [
+        Action.LOGIN,
+        Action.RENEWAL,
+        Action.RECORD,
+        Action.LOGOUT,
+    ]
+    assert {row.username for row in found} == {"admin"}
+    assert found[2].means == "access token"
+    for row in found:
+        assert grant["refresh_token"] not in str(row.__data__)
+
+
+def test_what_a_lower_role_tries(door, rows):
+    add_user("eve", Role.VIEWER)
+    with door.client(Authorization=f"Bearer {create_token('eve', 'x')}") as client:
+        for _ in range(3):
+            client.get("/api/audit")
+            client.post("/api/users", json={"username": "eva", "role": "admin"})
+    found = [(row.username, row.action, row.status) for row in rows()]
+    assert found == [("eve", Action.AUDIT, 403), ("eve", Action.USERS, 403)]
+
+
+def test_nobody_changes_what_was_written(door, study):
+    record(Action.QUERY, username="someone")
+    last = newest()
+    for statement in (
+        "UPDATE audit SET username = 'nobody'",
+        "DELETE FROM audit",
+        f"INSERT OR REPLACE INTO audit SELECT {last}, at, 'nobody', role, means, address, action,"
+        " method, resource, query, patient_id, study_uid, series_uid, status FROM audit LIMIT 1",
+    ):
+        with (
+            sqlite3.connect(door.settings.audit_path) as other,
+            pytest.raises(sqlite3.IntegrityError, match="append-only"),
+        ):
+            other.execute(statement)
+        other.close()
+    assert AuditRow.get_by_id(last).username == "someone"
+    assert door.settings.audit_path.stat().st_mode & 0o077 == 0
+
+
+def test_what_cannot_be_recorded_is_not_shown(door, study, monkeypatch):
+    def full(*_args, **_facts):
+        raise peewee.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("mrisr_node.web.audit.record", full)
+    with door.tool() as client:
+        answer = client.get("/dicom-web/studies", params={"PatientID": "FULL"})
+        assert answer.status_code == 503
+        assert "audit trail" in answer.json()["detail"]
+        monkeypatch.undo()
+        assert client.get("/dicom-web/studies", params={"PatientID": "FULL"}).status_code == 200
+    assert search(Filter(patient_id="FULL"), 10)[0] == 1
+
+
+def test_it_is_searched_by_api(door, rows):
+    for number in range(5):
+        record(Action.EXPORT, username="grace", patient_id=f"P{number % 2}", at=1000.0 + number)
+    with door.tool() as client:
+        page = client.get("/api/audit", params={"username": "grace", "limit": 2, "offset": 1})
+        assert page.json()["total"] == 5
+        assert [row["at"] for row in page.json()["items"]] == [1003.0, 1002.0]
+        times = {"username": "grace", "since": 1001, "until": 1003}
+        assert client.get("/api/audit", params=times).json()["total"] == 2
+        assert client.get("/api/audit", params={"action": "Fly"}).status_code == 422
+        found = client.post(
+            "/api/audit/search", json={"patient_id": "P1", "username": "grace"}
+        ).json()
+        assert {row["patient_id"] for row in found["items"]} == {"P1"}
+    # Looking is recorded, too, and for whom.
+    looked = [row for row in rows() if row.action == Action.AUDIT]
+    assert len(looked) == 4
+    assert looked[-1].patient_id == "P1"

@@ -1,0 +1,166 @@
+"""Users, the audit trail and one's own account in a real browser, by keyboard, on every screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.people.audit import Action, record
+from mrisr_node.people.lockout import enter
+from mrisr_node.people.roles import Role
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import add_user, all_users, disable_user
+from mrisr_node.settings import Settings
+
+WORDS = "a few words of hers"
+
+
+@pytest.fixture
+def door(make_settings: Callable[..., Settings]) -> Iterator[Door]:
+    with served(make_settings()) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, door: Door) -> Iterator[Page]:
+    """A page without JavaScript, as none is needed."""
+    context = chromium.new_context(
+        viewport={"width": 1280, "height": 800}, java_script_enabled=False
+    )
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    yield page
+    context.close()
+
+
+def sign_in(page: Page, door: Door, path: str, name: str = "admin", password: str = PASSWORD):
+    page.goto(door.url + path)
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(door.url + path)
+
+
+def test_an_admin_looks_after_users(page, door):
+    sign_in(page, door, "/users")
+    page.get_by_label("User name").fill("ada")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("combobox", name="Role", exact=True)).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    said = page.get_by_role("status")
+    expect(said).to_contain_text("ada can come in now")
+    password = said.locator("code").inner_text()
+    row = page.get_by_role("row", name="ada since")
+    expect(row).to_contain_text("enabled")
+    row.get_by_label("Role of ada", exact=True).select_option("operator")
+    row.get_by_role("button", name="Set the role of ada").click()
+    expect(page.get_by_role("status")).to_contain_text("ada is operator now")
+    row.get_by_role("button", name="Disable ada").click()
+    expect(row).to_contain_text("disabled")
+    row.get_by_role("button", name="Enable ada").click()
+    expect(row).to_contain_text("enabled")
+    for _ in range(5):
+        enter(door.settings, "ada")
+    page.reload()
+    page.goto(f"{door.url}/users")
+    expect(row).to_contain_text("locked until")
+    row.get_by_role("button", name="Unlock ada").click()
+    expect(row).to_contain_text("enabled")
+    row.get_by_role("button", name="New password for ada").click()
+    assert page.get_by_role("status").locator("code").inner_text() != password
+    own = page.get_by_role("row", name="admin since")
+    own.get_by_role("button", name="Disable admin").click()
+    expect(page.get_by_role("alert")).to_contain_text("only administrator")
+    # No password stays in an address.
+    assert "?" not in page.url
+
+
+def test_one_looks_after_ones_own_account(page, door):
+    add_user("ada", Role.VIEWER, WORDS)
+    sign_in(page, door, "/account", "ada", WORDS)
+    expect(page.get_by_role("heading", name="Account of ada")).to_be_visible()
+    page.get_by_label("What it is for").fill("slicer")
+    page.get_by_role("button", name="Make token").click()
+    token = page.get_by_role("status").locator("code").inner_text()
+    with door.client(Authorization=f"Bearer {token}") as client:
+        assert client.get("/api/auth/me").json()["permissions"] == ["read"]
+        page.get_by_role("button", name="Revoke the token slicer").click()
+        expect(page.get_by_role("status")).to_contain_text("revoked")
+        assert client.get("/api/auth/me").status_code == 401
+    for current, new, again, words in (
+        (WORDS, "other words of hers", "other words of his", "differ"),
+        ("wrong words", "other words of hers", "other words of hers", "is wrong"),
+        (WORDS, "ada is my own name", "ada is my own name", "easily guessed"),
+    ):
+        page.get_by_label("Current password").fill(current)
+        page.get_by_label("New password", exact=True).fill(new)
+        page.get_by_label("New password again").fill(again)
+        page.get_by_role("button", name="Change password").click()
+        expect(page.get_by_role("alert")).to_contain_text(words)
+    page.get_by_label("Current password").fill(WORDS)
+    page.get_by_label("New password", exact=True).fill("other words of hers")
+    page.get_by_label("New password again").fill("other words of hers")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("User name")).to_be_visible()
+    sign_in(page, door, "/account", "ada", "other words of hers")
+    # What a viewer may not do is not offered.
+    assert page.get_by_role("link", name="Users").count() == 0
+    assert page.goto(f"{door.url}/users").status == 403
+
+
+def test_the_audit_trail_is_searched(page, door):
+    evil = "<img src=x onerror=alert(1)>"
+    for number in range(60):
+        record(Action.TRANSFER, username="grace", patient_id=f"P{number}", study_uid="1.2.3")
+    record(Action.QUERY, username="grace", patient_id=evil)
+    sign_in(page, door, "/audit")
+    expect(page.get_by_role("cell", name=evil)).to_be_visible()
+    page.get_by_label("User", exact=True).fill("grace")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_text("61 rows")).to_be_visible()
+    page.get_by_role("button", name="Older").click()
+    expect(page.get_by_text("51–61 of 61")).to_be_visible()
+    page.get_by_label("Patient ID").fill("P7")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 row", exact=True)).to_be_visible()
+    expect(page.get_by_role("cell", name="P7 study 1.2.3")).to_be_visible()
+    assert page.url == f"{door.url}/audit"
+    page.get_by_label("To").fill("2020-01-01")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_text("Nothing was found")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_they_fit_the_screen(chromium, door, width, scheme, tmp_path):
+    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    refused: list[str] = []
+    page.on("console", lambda line: refused.append(line.text) if line.type == "error" else None)
+    for name, role in (("ada", Role.VIEWER), ("grace.hopper@hospital.example", Role.OPERATOR)):
+        add_user(name, role)
+    add_user("pacs-tool", Role.SERVICE)
+    disable_user("ada")
+    create_token("admin", "3D Slicer in room 7", 90)
+    record(
+        Action.TRANSFER, username="grace.hopper@hospital.example", means="cookie",
+        address="10.1.2.3", method="GET", patient_id="MRISR-0042",
+        study_uid="1.2.826.0.1.3680043.8.498.1234567890123456789",
+        resource="/dicom-web/studies/1.2.826.0.1.3680043.8.498.1234567890123456789/series",
+    )  # fmt: skip
+    for name in ("sign-in", "users", "audit", "account"):
+        if name == "users":
+            sign_in(page, door, "/users")
+        page.goto(f"{door.url}/{name}")
+        page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+    context.close()
+    assert refused == []
+    assert len(all_users()) == 4

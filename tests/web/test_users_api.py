@@ -1,0 +1,135 @@
+"""Administrators look after users, and cannot lock themselves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from argon2 import PasswordHasher
+from typer.testing import CliRunner
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.cli import app
+from mrisr_node.people.roles import Role
+from mrisr_node.people.sign_in import recognise
+from mrisr_node.people.users import UserError, add_user, set_role
+from mrisr_node.records import User
+from mrisr_node.settings import Settings
+
+
+@pytest.fixture
+def door(make_settings: Callable[..., Settings]) -> Iterator[Door]:
+    with served(make_settings()) as running:
+        yield running
+
+
+def test_users_are_made_changed_disabled_and_enabled(door):
+    with door.tool() as client:
+        made = client.post("/api/users", json={"username": "ada", "role": "viewer"})
+        assert made.status_code == 201
+        password = made.json()["password"]
+        assert len(password) >= 16
+        assert recognise(door.settings, "ada", password)
+        listed = client.get("/api/users").json()
+        assert [(u["username"], u["role"]) for u in listed] == [
+            ("ada", "viewer"),
+            ("admin", "admin"),
+        ]
+        assert password not in str(listed)
+        assert "argon2" not in str(listed)
+        changed = client.patch("/api/users/ada", json={"role": "operator", "disabled": True})
+        assert changed.json()["role"] == "operator"
+        assert changed.json()["disabled_at"]
+        enabled = client.patch("/api/users/ada", json={"disabled": False}).json()
+        assert enabled["disabled_at"] is None
+        fresh = client.post("/api/users/ada/password").json()["password"]
+        assert fresh != password
+        assert recognise(door.settings, "ada", fresh)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"username": "ADMIN", "role": "viewer"},
+        {"username": "", "role": "viewer"},
+        {"username": "../x", "role": "viewer"},
+        {"username": "a b", "role": "viewer"},
+        {"username": "ada", "role": "king"},
+        {"username": "ada", "role": "viewer", "password": "short"},
+        {"username": "ada", "role": "viewer", "password": "aaaaaaaaaaaaaaaa"},
+        {"username": "tool", "role": "service", "password": "a few words of its"},
+    ],
+)
+def test_what_no_user_can_be(door, wanted):
+    with door.tool() as client:
+        answer = client.post("/api/users", json=wanted)
+        assert answer.status_code == 422
+        assert wanted.get("password", "?") not in answer.text
+        assert len(client.get("/api/users").json()) == 1
+
+
+def test_the_last_admin_stays(door):
+    with door.tool() as client:
+        for change in ({"disabled": True}, {"role": "viewer"}):
+            answer = client.patch("/api/users/admin", json=change)
+            assert answer.status_code == 409
+            assert "only administrator" in answer.json()["detail"]
+        client.post("/api/users", json={"username": "second", "role": "admin"})
+        assert client.patch("/api/users/second", json={"disabled": True}).status_code == 200
+        # One that is disabled is none.
+        assert client.patch("/api/users/admin", json={"disabled": True}).status_code == 409
+        client.patch("/api/users/second", json={"disabled": False})
+        assert client.patch("/api/users/admin", json={"role": "viewer"}).status_code == 200
+        # And with the role went what the token may do.
+        assert client.get("/api/users").status_code == 403
+
+
+def test_a_person_is_no_service(door):
+    add_user("tool", Role.SERVICE)
+    for name, role in (("tool", Role.ADMIN), ("admin", Role.SERVICE)):
+        with pytest.raises(UserError):
+            set_role(name, role)
+    with door.tool() as client:
+        assert client.patch("/api/users/tool", json={"role": "admin"}).status_code == 422
+        assert client.post("/api/users/tool/password").status_code == 422
+        assert client.get("/api/users/nobody").status_code == 404
+
+
+def test_an_old_hash_is_made_anew_when_somebody_signs_in(door):
+    old = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)
+    User.update(password_hash=old).where(User.username == "admin").execute()
+    assert recognise(door.settings, "admin", PASSWORD)
+    new = User.get(User.username == "admin").password_hash
+    assert new != old
+    assert "m=65536" in new
+    assert recognise(door.settings, "admin", PASSWORD)
+
+
+def test_a_password_is_the_same_on_every_keyboard(door):
+    add_user("ada", Role.VIEWER, "Mu\u0308nchen an der Isar")
+    assert recognise(door.settings, "ada", "M\u00fcnchen an der Isar")
+
+
+def test_users_from_the_command_line(door, monkeypatch):
+    monkeypatch.setenv("MRISR_DATA_DIR", str(door.settings.data_dir))
+    run = CliRunner().invoke
+    password = run(app, ["user", "add", "ada", "--role", "operator"]).stdout.strip()
+    assert recognise(door.settings, "ada", password)
+    assert '"username": "ada"' in run(app, ["user", "list", "--json"]).stdout
+    assert "operator" in run(app, ["user", "list"]).stdout
+    assert run(app, ["user", "role", "ada", "admin"]).exit_code == 0
+    assert run(app, ["user", "disable", "ada"]).exit_code == 0
+    assert User.get(User.username == "ada").disabled_at
+    refused = run(app, ["user", "disable", "admin"])
+    assert refused.exit_code == 1
+    assert "only administrator" in refused.stderr
+    assert run(app, ["user", "enable", "ada"]).exit_code == 0
+    assert run(app, ["user", "add", "tool", "--role", "service"]).stdout == ""
+    narrow = ["token", "x", "--user", "tool", "--scope", "read", "--scope", "store"]
+    with door.client(Authorization=f"Bearer {run(app, narrow).stdout.strip()}") as client:
+        assert client.get("/api/auth/me").json()["permissions"] == ["read", "store"]
+    assert run(app, ["token", "x", "--user", "tool"]).exit_code == 1
+    done = run(app, ["audit", "--json"]).stdout
+    for words in ("user add ada", "user disable ada", "token --user tool", "command line"):
+        assert words in done
+    assert password not in done
