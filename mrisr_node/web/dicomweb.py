@@ -79,7 +79,7 @@ def _matching(*transactions: str) -> re.Pattern[str]:
 _SEARCH = _matching("Search (QIDO-RS)")
 _READ = _matching("Search (QIDO-RS)", "Retrieve (WADO-RS)")
 _STORE = _matching("Store (STOW-RS)")
-_LAST = re.compile(r"/(metadata|rendered|thumbnail|frames|bulk)(?:/[^/]*)*$")
+_LAST = re.compile(r".*/(metadata|rendered|thumbnail|frames|bulk)(?:/[^/]*)*")
 
 _DOCUMENTS = (
     Representation("application/dicom+json"),
@@ -151,22 +151,24 @@ def gateway_router(settings: Settings) -> APIRouter:
 async def _search(settings: Settings, request: Request, resource: str) -> Response:
     pairs, accept = _asked(request)
     forms = representations(accept, _DOCUMENTS)
-    query, more = search_query(pairs), {}
+    query, more = search_query(pairs, resource.rpartition("/")[2]), {}
     if any(name == "fuzzymatching" and value == "true" for name, value in pairs):
         more["Warning"] = NO_FUZZY_MATCHING
     if any(name == "limit" and int(value) == 0 for name, value in pairs):
         return Response("[]", media_type=_DOCUMENTS[0].media_type, headers=more)
-    answer = await ask_pacs(settings, request, resource, _document_headers(forms[0]), query=query)
+    # XML is asked for without its parts here, and with them in metadata.
+    headers = {"Accept": forms[0].media_type}
+    answer = await ask_pacs(settings, request, resource, headers, query=query)
     return await answer_with_document(request, answer, **more)
 
 
 async def _retrieve(settings: Settings, request: Request, resource: str) -> Response:
     pairs, accept = _asked(request)
-    found = _LAST.search(resource)
+    found = _LAST.fullmatch(resource)
     match found[1] if found else "":
         case "metadata":
             form = representations(accept, _DOCUMENTS)[0]
-            answer = await ask_pacs(settings, request, resource, _document_headers(form))
+            answer = await ask_pacs(settings, request, resource, {"Accept": form.accept})
             return await answer_with_document(request, answer)
         case "rendered" | "thumbnail" as kind:
             query = rendered_query(pairs, thumbnail=kind == "thumbnail")
@@ -196,11 +198,6 @@ def _asked(request: Request) -> tuple[list[tuple[str, str]], str]:
     in_query = [value for name, value in pairs if name == "accept"]
     accept = ",".join(in_query) or request.headers.get("accept", "*/*")
     return [(name, value) for name, value in pairs if name != "accept"], accept
-
-
-def _document_headers(form: Representation) -> dict[str, str]:
-    # Orthanc knows XML by the type of its parts alone.
-    return {"Accept": form.media_type}
 
 
 async def _image(

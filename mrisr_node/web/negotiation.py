@@ -118,8 +118,8 @@ def _ranges(accept: str) -> list[_Range]:
 def _with_syntax(offer: Representation, range_: _Range) -> Representation:
     if not offer.transfer_syntax:
         return offer
-    open_ = "*" in range_.media_type or range_.parameters.get("type", "").startswith("*")
-    syntax = range_.parameters.get("transfer-syntax", AS_STORED if open_ else "")
+    named = range_.parameters.get("type", "*") if offer.multipart else range_.media_type
+    syntax = range_.parameters.get("transfer-syntax", AS_STORED if "*" in named else "")
     if syntax and not _TRANSFER_SYNTAX.fullmatch(syntax):
         raise HTTPException(400, "a transfer syntax is a UID, or *")
     return Representation(offer.media_type, offer.multipart, syntax)

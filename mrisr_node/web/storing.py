@@ -48,6 +48,7 @@ _SILENCE, _FIRST_SECONDS, _SLOWEST = 30.0, 60.0, 64 * 1024
 _MOST_STORES = 8
 _PIECE = 256 * 1024
 _ANOTHER_STUDY = 0xC409  # within "cannot understand" (PS3.18 10.5.3), as other servers say it
+_ORTHANC_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _FAILED = 0x0110  # PS3.7 C.4.2.1.5
 
 _log = logging.getLogger(__name__)
@@ -216,27 +217,47 @@ async def _keep(settings: Settings, request: Request, resource: str, file: PartF
     if resource not in ("studies", f"studies/{study}"):
         raise Rejected(_ANOTHER_STUDY, "of another study than the address names", *uids)
     try:
-        answer = await ask_pacs(
-            settings,
-            request,
-            "instances",
-            {"Content-Type": "application/dicom", "Content-Length": str(file.size)},
-            content=_content(file.path),
-            root="/",
-        )
-        said = await read_document(answer)
-        status, orthanc_id = str(said["Status"]), str(said["ID"])
-        known = status == "AlreadyStored" and re.fullmatch("[0-9a-f-]{44}", orthanc_id)
-        if known and not await _is_the_same(settings, request, file.path, orthanc_id):
-            raise Rejected(StoreStatus.DUPLICATE, "the PACS has it with other content", *uids)
-        if status != "Success" and not known:
-            raise Rejected(_FAILED, "the PACS did not store it", *uids)
+        there = await _copies(settings, request, header.sop_instance_uid)
+        if not there:
+            status, orthanc_id = await _give(settings, request, file)
+            if status == "Success":
+                return header
+            if status != "AlreadyStored":  # by another request meanwhile
+                raise Rejected(_FAILED, "the PACS did not store it", *uids)
+            there = [orthanc_id]
+        for orthanc_id in there:
+            if await _is_the_same(settings, request, file.path, orthanc_id):
+                return header
     except (HTTPException, LookupError, TypeError) as error:
         if isinstance(error, HTTPException) and error.status_code in (503, 504):
             raise  # nor will it store the others
         _log.warning("an instance was not stored: %s", getattr(error, "detail", "an odd answer"))
         raise Rejected(_FAILED, "the PACS did not store it", *uids) from error
-    return header
+    raise Rejected(StoreStatus.DUPLICATE, "the PACS has it with other content", *uids)
+
+
+async def _copies(settings: Settings, request: Request, sop_instance_uid: str) -> list[str]:
+    """Return Orthanc's names of the instances with a UID: it takes several, of several patients."""
+    content = sop_instance_uid.encode()
+    answer = await ask_pacs(settings, request, "tools/lookup", {}, content=content, root="/")
+    found = await read_document(answer)
+    return [_orthanc_id(one["ID"]) for one in found if one["Type"] == "Instance"]
+
+
+async def _give(settings: Settings, request: Request, file: PartFile) -> tuple[str, str]:
+    """Give an instance to Orthanc, and return its word for what it did, and its name for it."""
+    headers = {"Content-Type": "application/dicom", "Content-Length": str(file.size)}
+    content = _content(file.path)
+    answer = await ask_pacs(settings, request, "instances", headers, content=content, root="/")
+    said = await read_document(answer)
+    return str(said["Status"]), _orthanc_id(said["ID"])
+
+
+def _orthanc_id(text: object) -> str:
+    found = _ORTHANC_ID.fullmatch(str(text))
+    if not found:
+        raise LookupError
+    return found[0]
 
 
 async def _is_the_same(settings: Settings, request: Request, path: Path, orthanc_id: str) -> bool:
