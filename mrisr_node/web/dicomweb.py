@@ -116,7 +116,8 @@ def gateway_router(settings: Settings) -> APIRouter:
     @router.api_route(
         ROOT + "{resource:path}", methods=["GET", "HEAD"], dependencies=[allow(Permission.READ)]
     )
-    async def read(request: Request, resource: str) -> Response:
+    async def read(request: Request) -> Response:
+        resource = _resource(request)
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
         if _SEARCH.fullmatch(resource):
@@ -124,7 +125,8 @@ def gateway_router(settings: Settings) -> APIRouter:
         return await _retrieve(settings, request, resource)
 
     @router.options(ROOT + "{resource:path}", dependencies=[allow()])
-    async def options(resource: str) -> Response:
+    async def options(request: Request) -> Response:
+        resource = _resource(request)
         methods = ["GET", "HEAD"] if _READ.fullmatch(resource) else []
         methods += ["POST"] if _STORE.fullmatch(resource) else []
         if not methods:
@@ -132,7 +134,8 @@ def gateway_router(settings: Settings) -> APIRouter:
         return Response(status_code=204, headers={"Allow": ", ".join([*methods, "OPTIONS"])})
 
     @router.post(ROOT + "{resource:path}", dependencies=[allow(Permission.REPORT)])
-    async def store(request: Request, resource: str) -> Response:
+    async def store(request: Request) -> Response:
+        resource = _resource(request)
         if not _STORE.fullmatch(resource):
             return problem(404, "DICOMweb stores to studies or studies/{uid}")
         length = request.headers.get("content-length", "0")
@@ -146,6 +149,12 @@ def gateway_router(settings: Settings) -> APIRouter:
         return await store_instances(settings, request, resource)
 
     return router
+
+
+def _resource(request: Request) -> str:
+    # Not as the router matched it: it leaves out the end of a line.
+    path: str = request.scope["path"]
+    return path.removeprefix(ROOT)
 
 
 async def _search(settings: Settings, request: Request, resource: str) -> Response:
