@@ -76,7 +76,7 @@ async def answer_with_the_part(
         await _close(answer)
         raise
     headers["Content-Length"] = str(len(head) + end - start + len(tail))
-    body = _slice(part.data, start, end)
+    body = part.data if status == 200 else _slice(part.data, start, end)
     return await _sent(request, answer, _around(head, body, tail), status, headers)
 
 
@@ -168,7 +168,7 @@ async def _only_part(answer: httpx.Response) -> _Part:
         raise HTTPException(502, "the PACS sent a part without type or length")
     size = int(length[1])
     media_type = kind[1].decode()
-    data = _slice(_around(rest, pieces, b""), 0, size)
+    data = _without_tail(_around(rest, pieces, b""), size)
     return _Part(media_type, size, _clean(data, media_type))
 
 
@@ -191,6 +191,15 @@ async def _slice(pieces: AsyncIterator[bytes], start: int, end: int) -> AsyncIte
             yield wanted
         if place >= end:
             return
+
+
+async def _without_tail(pieces: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+    """Leave out the message's end, which is read all the same: the connection can be used again."""
+    left = size
+    async for piece in pieces:
+        if left:
+            yield piece[:left]
+            left -= min(left, len(piece))
 
 
 async def _around(head: bytes, body: AsyncIterator[bytes], tail: bytes) -> AsyncIterator[bytes]:
