@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 from pydicom import dcmread
 from pydicom.uid import generate_uid
@@ -38,6 +39,7 @@ from mrisr_node.node.orthanc import OrthancProcess, free_port, storage_of
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.people.access import create_token, ensure_admin
 from mrisr_node.settings import Settings, load_settings
+from tests.nginx import NGINX, proxied
 
 _FRAMES = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 _STUDY = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -118,6 +120,8 @@ def series(folder: Path, frames: int, matrix: int) -> Iterator[bytes]:
     """Give the files of a series, whose pixels are all alike."""
     [path, *_] = write_sample(folder, Acquisition(slices=2, matrix=matrix)).paths
     image = dcmread(path)
+    pixels = np.resize(image.pixel_array, (matrix, matrix))
+    image.Rows, image.Columns, image.PixelData = matrix, matrix, pixels.tobytes()
     image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
     for number in range(frames):
         image.InstanceNumber = number + 1
@@ -245,7 +249,9 @@ def main() -> None:
             stable_age=86_400,
         )
         try:
-            with OrthancProcess(settings) as orthanc, served(settings) as web:
+            with ExitStack() as stack:
+                orthanc = stack.enter_context(OrthancProcess(settings))
+                web = stack.enter_context(served(settings))
                 ensure_admin(settings)
                 token = create_token("admin", "bench")
                 gateway = Way("gateway", settings.web_port, f"Bearer {token}")
@@ -265,9 +271,14 @@ def main() -> None:
                         ]
                         path = "/dicom-web/studies/{}/series/{}/instances/{}/frames/1"
                         paths.append(path.format(*uids))
+                ways = [direct, gateway]
+                if NGINX:
+                    port = free_port()
+                    stack.enter_context(proxied(settings, folder, port))
+                    ways.append(Way("nginx", port, f"Bearer {token}"))
                 for connections in options.connections:
                     before = sum(web.cpu_times()[:2])
-                    compare([direct, gateway], paths, connections, options.rounds)
+                    compare(ways, paths, connections, options.rounds)
                     spent = sum(web.cpu_times()[:2]) - before
                     a_frame = 1000 * spent / len(paths) / options.rounds
                     print(f"{'':10} {a_frame:.2f} ms of the processor a frame in the web process")

@@ -31,6 +31,8 @@ from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
 
 __all__ = ["gateway_router"]
 
+_ALLOWED = "/dicom-web-allowed/"
+
 _FRAMES = r"frames/[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8}){0,999}"
 _STUDY, _SERIES, _INSTANCE = (
     f"studies/{UID_PATTERN}",
@@ -123,6 +125,12 @@ def gateway_router(settings: Settings) -> APIRouter:
         if _SEARCH.fullmatch(resource):
             return await _search(settings, request, resource)
         return await _retrieve(settings, request, resource)
+
+    @router.get(_ALLOWED + "{resource:path}", dependencies=[allow(Permission.READ)])
+    async def allowed(request: Request) -> Response:
+        """Tell a proxy that streams by itself (docs/nginx.conf) whether it may."""
+        known = _READ.fullmatch(request.scope["path"].removeprefix(_ALLOWED))
+        return Response(status_code=204) if known else problem(404, "this is no resource")
 
     @router.options(ROOT + "{resource:path}", dependencies=[allow()])
     async def options(request: Request) -> Response:
