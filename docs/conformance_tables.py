@@ -32,7 +32,7 @@ from mrisr_node.results.facts import PRIVATE_CREATOR, PRIVATE_ELEMENTS, PRIVATE_
 from mrisr_node.results.origin import SERIES_NUMBER_STEP, TITLES
 from mrisr_node.results.report import CODES, SCHEME
 from mrisr_node.settings import Settings
-from mrisr_node.web import dicomweb
+from mrisr_node.web import dicomweb, parts, storing
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -176,13 +176,35 @@ def _dicomweb() -> Iterator[str]:
 
     def rows() -> Iterator[tuple[str, ...]]:
         for transaction, templates in dicomweb._RESOURCES.items():
-            method = "POST" if transaction.startswith("Store") else "GET"
+            method = "POST" if transaction.startswith("Store") else "GET, HEAD"
             for template in templates:
                 yield transaction, method, f"`{dicomweb.ROOT}{template.format(**names)}`"
 
     yield from _rows(("transaction", "method", "resource"), rows())
     yield ""
-    yield f"A store request has at most {_size(dicomweb._LARGEST_STORE)}."
+    yield from _rows(
+        ("resource", "media types, the first where the client leaves the choice"), _forms()
+    )
+    yield ""
+    yield (
+        f"A store request has at most {_size(storing.LARGEST_STORE)} and {parts._MOST_PARTS:,}"
+        f" instances, of at most {_setting('maximum_instance_bytes')} each;"
+        f" {storing._MOST_STORES} requests are taken at one time."
+    )
+
+
+def _forms() -> Iterator[tuple[str, str]]:
+    for resource, offers in (
+        ("searches", dicomweb._DOCUMENTS),
+        ("`metadata`", dicomweb._DOCUMENTS),
+        ("study, series", (dicomweb._DICOM,)),
+        ("instance", dicomweb._OBJECT),
+        ("one frame", dicomweb._ONE_FRAME),
+        ("several frames", dicomweb._FRAMES_TOGETHER),
+        ("`bulk`", dicomweb._BULK),
+        ("`rendered`, `thumbnail`", dicomweb._IMAGES),
+    ):
+        yield resource, ", ".join(f"`{offer.accept}`" for offer in offers)
 
 
 def _sop_classes() -> Iterator[str]:

@@ -24,7 +24,7 @@ class PixelDataError(ValueError):
     """The pixel data is missing, or is not what the header says."""
 
 
-def check_pixel_data(file: BinaryIO, header: FileDataset) -> int:
+def check_pixel_data(file: BinaryIO, header: FileDataset, decode: bool = True) -> int:
     """Compare pixel data with the header: the length where it is native, every frame where not.
 
     Parameters
@@ -33,6 +33,8 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> int:
         At the place where reading stopped before the pixel data.
     header
         The data set before them, with its file meta information.
+    decode
+        Decode what is not native; else only its extent is looked at.
 
     Returns
     -------
@@ -46,6 +48,8 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> int:
     """
     rows, columns, bits = (int(header.get(name) or 0) for name in _NUMBERS)
     samples = int(header.get("SamplesPerPixel") or 1)
+    if header.get("PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2  # every other colour is left out (PS3.3 C.7.6.3.1.2)
     frames = int(header.get("NumberOfFrames") or 1)
     if min(rows, columns, bits, samples, frames) < 1:
         raise PixelDataError("rows, columns, bits or frames are missing or below one")
@@ -63,6 +67,8 @@ def check_pixel_data(file: BinaryIO, header: FileDataset) -> int:
             raise PixelDataError(
                 f"{end - start} bytes of pixel data where the header describes {size}"
             )
+        return end
+    if not decode:
         return end
     # A codestream has a size of its own, which decoders believe; one frame at a time is in memory.
     file.seek(0)

@@ -58,8 +58,8 @@ class Screener:
     def screen(
         self,
         path: Path,
-        sop_class_uid: str,
-        sop_instance_uid: str,
+        sop_class_uid: str | None = None,
+        sop_instance_uid: str | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Header:
         """Do what :func:`mrisr_node.intake.screening.screen` does, in the child.
@@ -94,7 +94,7 @@ class Screener:
                 answer = _no_answer("was ended by a signal, twice")
         if "header" in answer:
             return Header(**answer["header"])
-        raise Rejected(answer["status"], answer["reason"])
+        raise Rejected(answer["status"], answer["reason"], *answer.get("uids", ()))
 
     def stop(self) -> None:
         """End the child."""
@@ -195,7 +195,8 @@ def main() -> int:
             header = screen(path, request["sop_class_uid"], request["sop_instance_uid"])
             answer: dict[str, Any] = {"header": asdict(header)}
         except Rejected as error:
-            answer = {"status": error.status, "reason": str(error)}
+            uids = error.sop_class_uid, error.sop_instance_uid
+            answer = {"status": error.status, "reason": str(error), "uids": uids}
         answer["spent"] = _address_space() > _MEMORY // 2
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     JPEG2000,
+    UID,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -51,6 +52,12 @@ TRANSFER_SYNTAXES = (
     JPEG2000,
 )
 
+# Where no presentation context says so before (PS3.7 C.5.6, PS3.18 10.5.3).
+_CLASS_NOT_SUPPORTED, _SYNTAX_NOT_SUPPORTED = 0x0122, 0xC122
+
+# What the PACS takes of other classes, as orthanc.json says it: not Deflated either.
+_PACS_SYNTAXES = re.compile(r"1\.2\.840\.10008\.1\.2(\.[125]|\.4\.[0-9.]+)?")
+
 # Of what stands before the pixel data, which others read without a child and its limits, and of
 # what stands after them, which comes with a whole file. The functional groups of a few thousand
 # frames have less; an item takes two kilobytes in pydicom.
@@ -63,17 +70,27 @@ _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
 
 class Rejected(NodeError):
-    """An object is not accepted; carries the C-STORE status that says so (PS3.4 B.2.3)."""
+    """An object is not accepted; carries the C-STORE status that says so (PS3.4 B.2.3).
 
-    def __init__(self, status: int, reason: str) -> None:
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid
+        What it says that it is, as far as that can be told and these are UIDs.
+    """
+
+    def __init__(
+        self, status: int, reason: str, sop_class_uid: str = "", sop_instance_uid: str = ""
+    ) -> None:
         super().__init__(reason)
         self.status = status
+        self.sop_class_uid, self.sop_instance_uid = sop_class_uid, sop_instance_uid
 
 
 @dataclass(frozen=True)
 class Header:
     """What the node remembers of a received instance."""
 
+    sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
@@ -81,7 +98,9 @@ class Header:
     description: str
 
 
-def screen(path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
+def screen(
+    path: Path, sop_class_uid: str | None = None, sop_instance_uid: str | None = None
+) -> Header:
     """Check a received object against the command it came with.
 
     Whatever the file holds, this returns or raises `Rejected`, unless the process runs out of
@@ -92,7 +111,9 @@ def screen(path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
     path
         The whole DICOM file.
     sop_class_uid, sop_instance_uid
-        As the C-STORE command says.
+        As the C-STORE command says. Where there is none (STOW-RS), the file meta information takes
+        its place, and other storage classes are let in as well: they go to the PACS, and the node
+        decodes nothing of them.
 
     Raises
     ------
@@ -100,46 +121,77 @@ def screen(path: Path, sop_class_uid: str, sop_instance_uid: str) -> Header:
         It cannot be read, is not what the command says it is, or its pixel data are not what its
         header says.
     """
+    said: dict[str, str] = {}
     try:
         with path.open("rb") as file:
-            return _screened(file, sop_class_uid, sop_instance_uid)
-    except Rejected:
-        raise
+            return _screened(file, (sop_class_uid, sop_instance_uid), said)
+    except Rejected as error:
+        raise _named(error.status, str(error), said) from error
     except PixelDataError as error:
-        raise Rejected(StoreStatus.CANNOT_UNDERSTAND, str(error)) from error
+        raise _named(StoreStatus.CANNOT_UNDERSTAND, str(error), said) from error
     except Exception as error:
-        raise Rejected(
-            StoreStatus.CANNOT_UNDERSTAND, f"cannot be read as DICOM ({type(error).__name__})"
-        ) from error
+        reason = f"cannot be read as DICOM ({type(error).__name__})"
+        raise _named(StoreStatus.CANNOT_UNDERSTAND, reason, said) from error
 
 
-def _screened(file: BinaryIO, sop_class_uid: str, sop_instance_uid: str) -> Header:
+def _named(status: int, reason: str, said: dict[str, str]) -> Rejected:
+    uids = (said.get(name, "") for name in ("SOPClassUID", "SOPInstanceUID"))
+    return Rejected(status, reason, *(uid if _is_uid(uid) else "" for uid in uids))
+
+
+def _is_uid(value: str) -> bool:
+    return len(value) <= 64 and bool(_UID.fullmatch(value))
+
+
+def _screened(
+    file: BinaryIO, command: tuple[str | None, str | None], said: dict[str, str]
+) -> Header:
     dataset = dcmread(file, stop_before_pixels=True)
-    found = {
+    said |= {
         name: str(dataset.get(name) or "")
         for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     }
-    for name, value in found.items():
-        if len(value) > 64 or not _UID.fullmatch(value):
+    for name, value in said.items():
+        if not _is_uid(value):
             raise Rejected(StoreStatus.CANNOT_UNDERSTAND, f"{name} is missing or no valid UID")
-    if found["SOPClassUID"] != sop_class_uid or found["SOPInstanceUID"] != sop_instance_uid:
+    sop_class, meta = said["SOPClassUID"], dataset.file_meta
+    foreign = False
+    if command == (None, None):
+        command = meta.get("MediaStorageSOPClassUID"), meta.get("MediaStorageSOPInstanceUID")
+        foreign = _foreign(sop_class)
+    if command != (sop_class, said["SOPInstanceUID"]):
         raise Rejected(
             StoreStatus.MISMATCH, "SOP class or instance UID differ between command and dataset"
         )
-    if dataset.file_meta.TransferSyntaxUID not in TRANSFER_SYNTAXES:
-        raise Rejected(StoreStatus.CANNOT_UNDERSTAND, "a transfer syntax that is not accepted")
+    syntax = str(meta.TransferSyntaxUID)
+    if not (_PACS_SYNTAXES.fullmatch(syntax) if foreign else syntax in TRANSFER_SYNTAXES):
+        raise Rejected(_SYNTAX_NOT_SUPPORTED, "a transfer syntax that is not accepted")
     before = file.tell()
-    _check_amount(file, 0, before, "before")
+    size = file.seek(0, os.SEEK_END)
+    most = size if foreign else _MOST_BYTES
+    _check_amount(file, 0, before, "before", most)
     file.seek(before)
-    after = check_pixel_data(file, dataset)
-    _check_amount(file, after, file.seek(0, os.SEEK_END), "after")
+    # A report, a document or a plan has no pixel data, and ends here.
+    after = size if foreign and before == size else check_pixel_data(file, dataset, not foreign)
+    _check_amount(file, after, size, "after", most)
     return Header(
-        sop_instance_uid=found["SOPInstanceUID"],
-        series_instance_uid=found["SeriesInstanceUID"],
-        study_instance_uid=found["StudyInstanceUID"],
+        sop_class_uid=sop_class,
+        sop_instance_uid=said["SOPInstanceUID"],
+        series_instance_uid=said["SeriesInstanceUID"],
+        study_instance_uid=said["StudyInstanceUID"],
         modality=_text(dataset, "Modality"),
         description=_text(dataset, "SeriesDescription"),
     )
+
+
+def _foreign(sop_class_uid: str) -> bool:
+    """Tell whether a SOP class is for the PACS alone; one that is for storage at all."""
+    if sop_class_uid in SOP_CLASSES:
+        return False
+    keyword = UID(sop_class_uid).keyword
+    if not keyword.endswith("Storage") or keyword == "MediaStorageDirectoryStorage":
+        raise Rejected(_CLASS_NOT_SUPPORTED, "a SOP class that is not for storage")
+    return True
 
 
 def count_items(encoded: bytes) -> int:
@@ -147,13 +199,13 @@ def count_items(encoded: bytes) -> int:
     return max(encoded.count(tag) for tag in _ITEM_TAGS)
 
 
-def _check_amount(file: BinaryIO, start: int, end: int, where: str) -> None:
+def _check_amount(file: BinaryIO, start: int, end: int, where: str, most: int) -> None:
     """Refuse elements before or after the pixel data that would fill memory."""
     size = end - start
-    if size > _MOST_BYTES:
+    if size > most:
         raise Rejected(
             StoreStatus.CANNOT_UNDERSTAND,
-            f"{size} bytes {where} the pixel data; at most {_MOST_BYTES} are accepted",
+            f"{size} bytes {where} the pixel data; at most {most} are accepted",
         )
     file.seek(start)
     items = count_items(file.read(size))

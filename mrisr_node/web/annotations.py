@@ -7,7 +7,6 @@ study that the PACS has, and beside what the node made, not within it.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
@@ -16,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
 from anyio import to_thread
 from fastapi import HTTPException, Request
 from pydicom.uid import (
@@ -35,7 +33,7 @@ from starlette.responses import JSONResponse, Response
 from mrisr_node.intake.header_facts import header_facts
 from mrisr_node.records import RefusalReport, ResultSeries
 from mrisr_node.settings import Settings
-from mrisr_node.web.upstream import UID_PATTERN, ask_pacs
+from mrisr_node.web.upstream import UID_PATTERN, ask_pacs, read_document
 
 __all__ = ["SOP_CLASSES", "store_reports"]
 
@@ -197,7 +195,7 @@ async def _search(
 ) -> list[dict[str, Any]]:
     headers = {"Accept": "application/dicom+json"}
     answer = await ask_pacs(settings, request, resource, headers, query=query.encode())
-    found: list[dict[str, Any]] = await _document(answer) or []
+    found: list[dict[str, Any]] = await read_document(answer) or []
     return found
 
 
@@ -230,17 +228,8 @@ async def _store(
         },
         content=b"".join(parts) + f"--{boundary}--\r\n".encode(),
     )
-    stored = await _document(answer)
+    stored = await read_document(answer)
     # It may answer 200 all the same (Failed SOP Sequence, PS3.18 10.5.3.1).
     if answer.status_code != 200 or not stored or stored.get("00081198", {}).get("Value"):
         raise HTTPException(502, "the PACS did not store the report; its log says why")
     return JSONResponse(stored, media_type="application/dicom+json")
-
-
-async def _document(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return json.loads(await answer.aread() or b"null")
-    except (ValueError, httpx.HTTPError) as error:
-        raise HTTPException(502, "the PACS answered with something that is no JSON") from error
-    finally:
-        await answer.aclose()

@@ -36,6 +36,7 @@ from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
 from mrisr_node.web.signin import sign_in_router
+from mrisr_node.web.storing import open_stores
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.users import users_router
 from mrisr_node.web.viewer import Viewer
@@ -56,8 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Each of them is read in a process of its own, which may take a gigabyte.
         app.state.readers_of_reports = CapacityLimiter(2)
-        async with pacs_client(settings) as app.state.pacs:
-            yield
+        with open_stores(settings) as app.state.stores:
+            async with pacs_client(settings) as app.state.pacs:
+                yield
 
     app = FastAPI(
         title="mrisr_node",

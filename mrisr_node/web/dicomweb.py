@@ -1,36 +1,39 @@
 """The way to the PACS for browsers and tools: DICOMweb (PS3.18), and nothing else of Orthanc.
 
-A request is not passed on as it came. Path, method and headers are taken from short lists of what
-DICOMweb knows, so whatever is not on them (another resource of Orthanc, ``..`` in any spelling, a
-cookie, the client's token) cannot reach Orthanc. Bodies are streamed both ways.
+A request is not passed on as it came. Path, method, query and headers are made anew from what
+DICOMweb knows, so whatever is not part of it (another resource of Orthanc, ``..`` in any spelling,
+a cookie, the client's token) cannot reach Orthanc, and its peculiarities do not reach the client.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from urllib.parse import parse_qsl
 
-import anyio
 import httpx
 from fastapi import APIRouter, HTTPException, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from mrisr_node.people.roles import Permission
 from mrisr_node.settings import Settings
 from mrisr_node.web.annotations import store_reports
+from mrisr_node.web.negotiation import AS_STORED, Representation, representations
 from mrisr_node.web.permissions import allow, require
-from mrisr_node.web.preambles import Preambles
 from mrisr_node.web.problems import problem
+from mrisr_node.web.rendering import rendered_query
+from mrisr_node.web.retrieving import (
+    answer_with_document,
+    answer_with_parts,
+    answer_with_the_part,
+)
+from mrisr_node.web.searching import NO_FUZZY_MATCHING, parameters, search_query
+from mrisr_node.web.storing import LARGEST_STORE, store_instances
 from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
 
 __all__ = ["gateway_router"]
 
-# Orthanc keeps a STOW-RS body in memory.
-_LARGEST_STORE = 2 * 1024**3
-_TOO_LARGE = "store fewer instances at a time: at most 2 GiB in one request"
+_ALLOWED = "/dicom-web-allowed/"
 
-_FRAMES = r"frames/[0-9]{1,9}(?:,[0-9]{1,9}){0,999}"
+_FRAMES = r"frames/[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8}){0,999}"
 _STUDY, _SERIES, _INSTANCE = (
     f"studies/{UID_PATTERN}",
     f"studies/{UID_PATTERN}/series/{UID_PATTERN}",
@@ -75,131 +78,179 @@ def _matching(*transactions: str) -> re.Pattern[str]:
     )
 
 
+_SEARCH = _matching("Search (QIDO-RS)")
 _READ = _matching("Search (QIDO-RS)", "Retrieve (WADO-RS)")
-_WHOLE = re.compile(rf"{_STUDY}|{_SERIES}|{_INSTANCE}")
-_PIXELS = re.compile(rf"/(?:{_FRAMES}|bulk/[^.]*)$")
 _STORE = _matching("Store (STOW-RS)")
+_LAST = re.compile(r".*/(metadata|rendered|thumbnail|frames|bulk)(?:/[^/]*)*")
 
-_TO_PACS = (
-    "accept", "accept-charset", "content-type", "content-length", "range", "if-range",
-    "if-none-match", "if-modified-since",
-)  # fmt: skip
-_FROM_PACS = (
-    "content-type", "content-length", "content-encoding", "content-range", "accept-ranges",
-    "etag", "last-modified", "warning",
-)  # fmt: skip
-# "As it is stored": without a transfer syntax Orthanc would decode and encode each frame anew.
-_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
-_ANYTHING = re.compile(
-    r'(?:\*/\*|multipart/(?:\*|related))(?:\s*;\s*type="?\*/\*"?)?(?:\s*;\s*q=[0-9.]+)?'
+_DOCUMENTS = (
+    Representation("application/dicom+json"),
+    Representation("application/json"),
+    Representation("application/dicom+xml", multipart=True),
 )
-
-_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
+_IMAGES = (Representation("image/jpeg"), Representation("image/png"))
+_DICOM = Representation("application/dicom", multipart=True, transfer_syntax=AS_STORED)
+_OBJECT = (_DICOM, Representation("application/dicom", transfer_syntax=AS_STORED))
+_BULK = (
+    Representation("application/octet-stream", multipart=True),
+    Representation("application/octet-stream"),
+)
+_FRAME_TYPES = (
+    "application/octet-stream",
+    "image/jpeg",
+    "image/jls",
+    "image/jp2",
+    "image/dicom-rle",
+)
+_FRAMES_TOGETHER = tuple(
+    Representation(name, multipart=True, transfer_syntax=AS_STORED) for name in _FRAME_TYPES
+)
+_ONE_FRAME = (
+    *_FRAMES_TOGETHER,
+    *(Representation(name, transfer_syntax=AS_STORED) for name in _FRAME_TYPES),
+)
 
 
 def gateway_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/dicom-web/``; ``app.state.pacs`` holds the client."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get(ROOT + "{resource:path}", dependencies=[allow(Permission.READ)])
-    async def read(request: Request, resource: str) -> Response:
+    @router.api_route(
+        ROOT + "{resource:path}", methods=["GET", "HEAD"], dependencies=[allow(Permission.READ)]
+    )
+    async def read(request: Request) -> Response:
+        resource = _resource(request)
         if not _READ.fullmatch(resource):
             return problem(404, "this is no resource of DICOMweb search or retrieve")
-        headers = _headers(request)
-        if _WHOLE.fullmatch(resource):
-            # Preambles are looked for in what is sent (`_body`): neither packed nor in parts.
-            headers["Accept-Encoding"] = "identity"
-            headers.pop("Range", None)
-        if _PIXELS.search(resource):
-            headers["Accept"] = _accept(headers["Accept"])
-        return await _pass_on(settings, request, resource, headers, content=None)
+        if _SEARCH.fullmatch(resource):
+            return await _search(settings, request, resource)
+        return await _retrieve(settings, request, resource)
+
+    @router.get(_ALLOWED + "{resource:path}", dependencies=[allow(Permission.READ)])
+    async def allowed(request: Request) -> Response:
+        """Tell a proxy that streams by itself (docs/nginx.conf) whether it may."""
+        known = _READ.fullmatch(request.scope["path"].removeprefix(_ALLOWED))
+        return Response(status_code=204) if known else problem(404, "this is no resource")
+
+    @router.options(ROOT + "{resource:path}", dependencies=[allow()])
+    async def options(request: Request) -> Response:
+        resource = _resource(request)
+        methods = ["GET", "HEAD"] if _READ.fullmatch(resource) else []
+        methods += ["POST"] if _STORE.fullmatch(resource) else []
+        if not methods:
+            return problem(404, "this is no resource of DICOMweb")
+        return Response(status_code=204, headers={"Allow": ", ".join([*methods, "OPTIONS"])})
 
     @router.post(ROOT + "{resource:path}", dependencies=[allow(Permission.REPORT)])
-    async def store(request: Request, resource: str) -> Response:
+    async def store(request: Request) -> Response:
+        resource = _resource(request)
         if not _STORE.fullmatch(resource):
             return problem(404, "DICOMweb stores to studies or studies/{uid}")
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > _LARGEST_STORE:
-            return problem(413, _TOO_LARGE)
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > LARGEST_STORE:
+            return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
+        if request.headers.get("content-encoding", "identity") != "identity":
+            return problem(415, "send it unpacked", headers={"Accept-Encoding": "identity"})
         if request.state.person.by_cookie:
             return await store_reports(settings, request, resource)
         require(request, Permission.STORE)
-        headers = _headers(request)
-        return await _pass_on(settings, request, resource, headers, content=_limited(request))
+        return await store_instances(settings, request, resource)
 
     return router
 
 
-async def _limited(request: Request) -> AsyncIterator[bytes]:
-    passed = 0
-    async for chunk in request.stream():
-        passed += len(chunk)
-        if passed > _LARGEST_STORE:
-            raise HTTPException(413, _TOO_LARGE)
-        yield chunk
+def _resource(request: Request) -> str:
+    # Not as the router matched it: it leaves out the end of a line.
+    path: str = request.scope["path"]
+    return path.removeprefix(ROOT)
 
 
-def _headers(request: Request) -> httpx.Headers:
-    headers = httpx.Headers({k: v for k, v in request.headers.items() if k in _TO_PACS})
-    headers.setdefault("Accept", "*/*")
-    # httpx would ask for gzip by itself, and the client might not understand what comes.
-    headers["Accept-Encoding"] = request.headers.get("accept-encoding", "identity")
-    return headers
+async def _search(settings: Settings, request: Request, resource: str) -> Response:
+    pairs, accept = _asked(request)
+    forms = representations(accept, _DOCUMENTS)
+    query, more = search_query(pairs, resource.rpartition("/")[2]), {}
+    if any(name == "fuzzymatching" and value == "true" for name, value in pairs):
+        more["Warning"] = NO_FUZZY_MATCHING
+    if any(name == "limit" and int(value) == 0 for name, value in pairs):
+        return Response("[]", media_type=_DOCUMENTS[0].media_type, headers=more)
+    # XML is asked for without its parts here, and with them in metadata.
+    headers = {"Accept": forms[0].media_type}
+    answer = await ask_pacs(settings, request, resource, headers, query=query)
+    return await answer_with_document(request, answer, **more)
 
 
-async def _pass_on(
-    settings: Settings,
-    request: Request,
-    resource: str,
-    headers: httpx.Headers,
-    content: AsyncIterator[bytes] | None,
-) -> Response:
-    answer = await ask_pacs(
-        settings, request, resource, headers, query=_query(request), content=content
+async def _retrieve(settings: Settings, request: Request, resource: str) -> Response:
+    pairs, accept = _asked(request)
+    found = _LAST.fullmatch(resource)
+    match found[1] if found else "":
+        case "metadata":
+            form = representations(accept, _DOCUMENTS)[0]
+            answer = await ask_pacs(settings, request, resource, {"Accept": form.accept})
+            return await answer_with_document(request, answer)
+        case "rendered" | "thumbnail" as kind:
+            query = rendered_query(pairs, thumbnail=kind == "thumbnail")
+            form = representations(accept, _IMAGES)[0]
+            source = f"{resource.removesuffix(kind)}rendered"
+            answer = await _image(settings, request, source, form, query)
+            return await answer_with_document(request, answer)
+        case "frames":
+            one = "," not in resource
+            offers = _ONE_FRAME if one else _FRAMES_TOGETHER
+        case "bulk":
+            one, offers = True, _BULK
+        case _:
+            one = "/instances/" in resource
+            offers = _OBJECT if one else (_DICOM,)
+    form, answer = await _first_that_is_there(
+        settings, request, resource, representations(accept, offers)
     )
-    kept = {k: v for k, v in answer.headers.items() if k in _FROM_PACS}
-    return StreamingResponse(_body(answer), answer.status_code, headers=kept)
+    if one:
+        return await answer_with_the_part(request, resource, form, answer)
+    return await answer_with_parts(request, answer)
 
 
-async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
-    preambles = Preambles(answer.headers.get("content-type", ""))
+def _asked(request: Request) -> tuple[list[tuple[str, str]], str]:
+    """Return the query's parameters, and what the client accepts (PS3.18 8.3.3.1 and 8.4.1)."""
+    pairs = parameters(request)
+    in_query = [value for name, value in pairs if name == "accept"]
+    accept = ",".join(in_query) or request.headers.get("accept", "*/*")
+    return [(name, value) for name, value in pairs if name != "accept"], accept
+
+
+async def _image(
+    settings: Settings, request: Request, resource: str, form: Representation, query: bytes
+) -> httpx.Response:
+    headers = {"Accept": form.media_type}
     try:
-        async for chunk in answer.aiter_raw():
-            if ready := preambles.passed(chunk):
-                yield ready
-        if rest := preambles.rest():
-            yield rest
-    finally:
-        # Also when the client went away and this task is cancelled: the PACS must stop sending.
-        with anyio.CancelScope(shield=True):
-            await answer.aclose()
+        return await ask_pacs(settings, request, resource, headers, query=query)
+    except HTTPException as error:
+        raise _not_to_be_had(error, "nothing of this can be shown as an image") from error
 
 
-def _query(request: Request) -> bytes:
-    """Return the query in the only way that Orthanc 1.10 understands: without percent signs.
-
-    It decodes nothing: neither the comma of ``includefield=a%2Cb`` nor a name's ``%5E``. What
-    cannot stand bare in an address becomes one of DICOM's wildcards (PS3.4 C.2.2.2.4), which finds
-    what was asked for, and seldom more: ``?`` for one character, and ``*`` for others than ASCII,
-    for which ``?`` does not stand in Orthanc.
-    """
-    query = request.scope["query_string"].decode("latin-1")
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=200)
-    except ValueError as error:
-        raise HTTPException(400, "a search has at most 200 parameters") from error
-    return "&".join(f"{k}={_bare(v)}" for k, v in pairs if _NAME.fullmatch(k)).encode()
-
-
-def _bare(value: str) -> str:
-    # Lists of UIDs are split at a comma only, though the standard allows the backslash too.
-    value = value.replace("\\", ",")
-    return re.sub(r"[^A-Za-z0-9\-._~!$'()*,;:@/?=^]", "?", re.sub(r"[^\x00-\x7f]+", "*", value))
+async def _first_that_is_there(
+    settings: Settings, request: Request, resource: str, forms: list[Representation]
+) -> tuple[Representation, httpx.Response]:
+    """Return the PACS's answer in the form that the client likes most of those the PACS has."""
+    for form in forms:
+        # Orthanc fails on several media ranges, and on what is not in parts.
+        upstream = Representation(form.media_type, True, form.transfer_syntax)
+        try:
+            answer = await ask_pacs(settings, request, resource, {"Accept": upstream.accept})
+        except HTTPException as error:
+            refusal = _not_to_be_had(error, "the PACS cannot make any of the forms asked for")
+            if refusal.status_code != 406:
+                raise refusal from error
+        else:
+            return form, answer
+    raise refusal
 
 
-def _accept(wanted: str) -> str:
-    """Return the one media range that pixels are asked in; Orthanc fails on a list of them."""
-    ranges = [part.strip() for part in wanted.split(",") if part.strip()]
-    if not ranges or any(_ANYTHING.fullmatch(part) for part in ranges):
-        return _AS_STORED
-    return ranges[0]
+def _not_to_be_had(error: HTTPException, words: str) -> HTTPException:
+    """Return what the PACS's refusal of a well-formed request for pixels means."""
+    if error.status_code == 400 and str(error.detail) == "Parameter out of range":
+        return HTTPException(404, "the instance has no such frame")
+    if error.status_code in (400, 406, 415) or (
+        error.status_code == 502 and "the PACS failed" in str(error.detail)
+    ):
+        return HTTPException(406, words)
+    return error

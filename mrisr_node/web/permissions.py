@@ -60,7 +60,7 @@ def require_permissions(routes: Iterable[BaseRoute]) -> None:
         raise RuntimeError(f"routes without a permission: {', '.join(open_routes)}")
 
 
-def _check(
+async def _check(
     request: HTTPConnection,
     needed: SecurityScopes,
     _bearer: Any = Security(_BEARER),  # noqa: ANN401, B008

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import httpx
 from fastapi import HTTPException, Request
@@ -14,12 +15,15 @@ from starlette.requests import ClientDisconnect
 from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
 
-__all__ = ["ROOT", "UID_PATTERN", "ask_pacs", "pacs_client"]
+__all__ = ["ROOT", "UID_PATTERN", "ask_pacs", "pacs_client", "read_document"]
 
 ROOT = "/dicom-web/"
 
 # Digits between single dots: two dots would lead out of what was asked for.
 UID_PATTERN = r"(?![0-9.]{65})[0-9]+(?:\.[0-9]+)*"
+
+# A search finds 100,000 instances in less.
+_LARGEST_DOCUMENT = 64 * 1024**2
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ async def ask_pacs(
     *,
     query: bytes = b"",
     content: bytes | AsyncIterator[bytes] | None = None,
+    root: str = ROOT,
 ) -> httpx.Response:
     """Return the PACS's answer, whose body is still to be read and closed.
 
@@ -58,9 +63,11 @@ async def ask_pacs(
     request
         On behalf of which it is asked; ``app.state.pacs`` holds the client.
     resource
-        Below the root of DICOMweb.
+        Below `root`.
     content
         What is stored; without it the resource is read.
+    root
+        Of DICOMweb, unless it is Orthanc's own API that is asked.
 
     Raises
     ------
@@ -68,12 +75,14 @@ async def ask_pacs(
         The PACS cannot be reached, or did not do what was asked, with the reason.
     """
     client: httpx.AsyncClient = request.app.state.pacs
-    url = httpx.URL(f"{settings.pacs_url}{ROOT}{resource}").copy_with(query=query)
+    url = httpx.URL(f"{settings.pacs_url}{root}{resource}").copy_with(query=query)
     method = "GET" if content is None else "POST"
     headers = httpx.Headers(headers)
     # Orthanc writes addresses into its answers; they must lead here, not there.
     scheme, _, host = public_origin(settings, request).partition("://")
     headers["Forwarded"] = f"host={host};proto={scheme}"
+    # Nothing that comes is unpacked here: a little could become very much.
+    headers["Accept-Encoding"] = "identity"
     upstream = client.build_request(method, url, headers=headers, content=content)
     try:
         answer = await client.send(upstream, stream=True)
@@ -90,15 +99,44 @@ async def ask_pacs(
         ) from error
     if answer.status_code not in _ANSWERS:
         raise await _refused(answer)
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        await answer.aclose()
+        raise HTTPException(502, "the PACS packed its answer, though it was asked not to")
     return answer
+
+
+async def read_document(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON
+    """Return the JSON of an answer, which is read and closed.
+
+    Raises
+    ------
+    HTTPException
+        502: it is none, or is larger than any of use.
+    """
+    try:
+        return json.loads(await _beginning(answer, _LARGEST_DOCUMENT) or b"null")
+    except (ValueError, RecursionError, httpx.HTTPError) as error:
+        raise HTTPException(502, "the PACS answered with something that is no JSON") from error
+    finally:
+        await answer.aclose()
+
+
+async def _beginning(answer: httpx.Response, most: int) -> bytes:
+    """Return what an answer begins with, as it came: all of it, or a little over `most` bytes."""
+    body = bytearray()
+    async for chunk in answer.aiter_raw():
+        body += chunk
+        if len(body) > most:
+            break
+    return bytes(body)
 
 
 async def _refused(answer: httpx.Response) -> HTTPException:
     """Say in our words what Orthanc said in its own."""
     status = answer.status_code
     try:
-        body = json.loads((await answer.aread())[:65536])
-    except (ValueError, httpx.HTTPError):
+        body = json.loads(await _beginning(answer, 65536))
+    except (ValueError, RecursionError, httpx.HTTPError):
         body = {}
     finally:
         await answer.aclose()
