@@ -1,6 +1,6 @@
 """The one command of the node: ``mrisr-node``."""
 
-from mrisr_node.cli import checkpoint, keeping, node, series, superres
+from mrisr_node.cli import checkpoint, keeping, node, pairs, series, superres
 from mrisr_node.cli.console import app
 
-__all__ = ["app", "checkpoint", "keeping", "node", "series", "superres"]
+__all__ = ["app", "checkpoint", "keeping", "node", "pairs", "series", "superres"]

@@ -18,15 +18,9 @@ from typing import Any
 
 __all__ = ["ONE_THREAD", "main"]
 
-ONE_THREAD = {
-    name: "1"
-    for name in (
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-    )
-}
+ONE_THREAD = dict.fromkeys(
+    ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
 """Environment in which sums are always taken in the same order, and a core is a scan's."""
 
 

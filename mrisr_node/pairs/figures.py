@@ -15,9 +15,12 @@ __all__ = ["write_figure"]
 _PIXELS_PER_MM = 1.6
 _CAPTION = 18
 _GREY = 200
-# Of each plane: the axis across it, and which way its rows and columns run so that the patient's
-# right is on the left of the picture and anterior, or superior, on top.
-_VIEWS = (("axial", 2, True), ("coronal", 1, True), ("sagittal", 0, False))
+# What is drawn, as radiologists expect it, and the axis across.
+_VIEWS = (
+    ("axial, right on the left", 2),
+    ("coronal, right on the left", 1),
+    ("sagittal, anterior on the left", 0),
+)
 
 
 def write_figure(
@@ -39,10 +42,10 @@ def write_figure(
     white = float(np.percentile(high.data[mask], 99.5)) if mask.any() else 1.0
     middle = [int(np.median(places)) for places in np.nonzero(mask)] if mask.any() else [0, 0, 0]
     rows = []
-    for _, across, flipped in _VIEWS:
+    for _, across in _VIEWS:
         spacing = [size for index, size in enumerate(high.spacing) if index != across]
         pictures = [
-            _picture(np.take(data, middle[across], axis=across), spacing, white, flipped)
+            _picture(np.take(data, middle[across], axis=across), spacing, white)
             for data in (high.data, shown)
         ]
         rows.append(np.hstack(pictures))
@@ -53,8 +56,8 @@ def write_figure(
     draw.text((4, 2), "high resolution", fill=_GREY)
     draw.text((rows[0].shape[1] // 2 + 4, 2), words, fill=_GREY)
     top = _CAPTION
-    for (name, _, flipped), row in zip(_VIEWS, rows, strict=True):
-        draw.text((4, top + 4), f"{name}, right is left" if flipped else name, fill=_GREY)
+    for (name, _), row in zip(_VIEWS, rows, strict=True):
+        draw.text((4, top + 4), name, fill=_GREY)
         top += row.shape[0]
     whole.save(path, format="PNG")
 
@@ -71,13 +74,12 @@ def _on_grid(low: Volume, high: Volume, axis: int) -> FloatArray:
     return np.asarray(taken * there.reshape(shape), dtype=np.float32)
 
 
-def _picture(
-    plane: FloatArray, spacing: list[float], white: float, flipped: bool
-) -> NDArray[np.uint8]:
+def _picture(plane: FloatArray, spacing: list[float], white: float) -> NDArray[np.uint8]:
+    """Draw (x, y) of RAS with square pixels, both running towards the picture's top left."""
     grey = np.clip(255 * plane / white, 0, 255).astype(np.uint8)
-    rows = (grey[::-1] if flipped else grey).T[::-1]
     width, height = (
-        max(1, round(n * size * _PIXELS_PER_MM)) for n, size in zip(grey.shape, spacing, strict=True)
+        max(1, round(n * size * _PIXELS_PER_MM))
+        for n, size in zip(grey.shape, spacing, strict=True)
     )
-    image = Image.fromarray(np.ascontiguousarray(rows))
+    image = Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1].T))
     return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))

@@ -20,7 +20,9 @@ _PROFILES = {
 }
 
 
-def high_sidecar(names: Names, volume: Volume, source_sha256: str, *, dicom: bool) -> dict[str, Any]:
+def high_sidecar(
+    names: Names, volume: Volume, source_sha256: str, *, dicom: bool
+) -> dict[str, Any]:
     """Describe the high resolution."""
     steps = [
         *(["converted from DICOM by dcm2niix, voxels compared with the DICOM's"] if dicom else []),
