@@ -27,7 +27,9 @@ def pairs(
     target: Annotated[Path, typer.Option("--out", file_okay=False, help="folder of the dataset")],
     slices: Annotated[
         list[str] | None,
-        typer.Option(help="thickness/gap in mm, again for each [default: 3/0 4/0.4 5/0.5 5/1]"),
+        typer.Option(
+            help="thickness/gap in mm, again for each; by default 3/0, 4/0.4, 5/0.5 and 5/1"
+        ),
     ] = None,
     axis: Annotated[str, typer.Option(help="axis across the slices: x, y or z")] = "z",
     profile: Annotated[str, typer.Option(help="slice profile: gaussian or sinc")] = "gaussian",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ State = Literal["done", "there", "skipped", "failed"]
 _MARGIN = 1.15
 _SECONDS_BETWEEN_LOOKS = 1.0
 _DRAFTS = ".drafts-"
+_CHILD = (sys.executable, "-m", "mrisr_node.pairs.child")
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class _Work:
         names = self._names[scan.sha256]
         drafts = Path(tempfile.mkdtemp(prefix=_DRAFTS, dir=self._dataset.folder))
         process = subprocess.Popen(
-            [sys.executable, "-m", "mrisr_node.pairs.child"],
+            _CHILD,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -242,8 +243,8 @@ class _Work:
             "options": self._options.as_json(),
             "drafts": str(drafts.resolve()),
         }
-        with _piped(process.stdin) as task_pipe:
-            task_pipe.write(json.dumps(task).encode())
+        with suppress(BrokenPipeError), _piped(process.stdin) as pipe:  # its end tells the rest
+            pipe.write(json.dumps(task).encode())
 
     def _end(self, child: _Child) -> None:
         scan, told = child.scan, child.told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 from pydicom import dcmread
 
 from mrisr_node.errors import ConversionError, NotEligible
@@ -26,6 +27,10 @@ __all__ = ["COARSEST_MM", "Scan", "find_scans", "read_scan", "sha256_of"]
 COARSEST_MM = 1.5
 """Voxels that are longer along any axis are no high resolution: half the thinnest usual slice."""
 
+_log = logging.getLogger(__name__)
+
+# Of the header's own word, before anything is read: four times a cube of 400.
+_MOST_VOXELS = 2**28
 _NIFTI = (".nii", ".nii.gz")
 _BIDS_SUBJECT = re.compile(r"sub-([0-9A-Za-z+]+)_")
 _BIDS_CONTRAST = re.compile(rf"_({'|'.join(CONTRASTS)})\.nii")
@@ -137,11 +142,16 @@ def read_scan(paths: Sequence[Path]) -> Volume:
 
 def _read_nifti(path: Path) -> Volume:
     try:
-        header = nib.nifti1.Nifti1Image.from_filename(path).header
-        placed = int(header["sform_code"]) or int(header["qform_code"])
+        image = nib.nifti1.Nifti1Image.from_filename(path)
+        if math.prod(image.shape) > _MOST_VOXELS:
+            raise ConversionError(f"it has more than {_MOST_VOXELS} voxels")
+        placed = int(image.header["sform_code"]) or int(image.header["qform_code"])
         volume = load_ras(path)
-    # What nibabel raises on a damaged file has no common root; its words may hold the file's name.
-    except (ValueError, OSError, EOFError, HeaderDataError, nib.filebasedimages.ImageFileError):
+    except (ConversionError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - what nibabel raises has no common root
+        # Its words may hold the file's name.
+        _log.debug("a NIfTI file cannot be read: %s", type(error).__name__)
         raise ConversionError(
             "it is no NIfTI file of one volume of finite numbers, or is damaged"
         ) from None
