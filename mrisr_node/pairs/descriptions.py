@@ -5,8 +5,8 @@ __all__ = ["BIDS_VERSION", "IGNORED", "README"]
 BIDS_VERSION = "1.10.0"
 
 IGNORED = """\
-manifest.json
-figures/
+/manifest.json
+/figures
 """
 
 README = """\

@@ -67,20 +67,28 @@ class Scan:
 
 
 def find_scans(inputs: Iterable[Path]) -> list[Scan]:
-    """Return the scans of files and folders in a fixed order, each once."""
-    found: dict[str, Scan] = {}
+    """Return the scans of files and folders in a fixed order, each once: DICOM series come last."""
+    scans: list[Scan] = []
+    series: dict[str, dict[Path, None]] = {}
+    named: set[str] = set()
     for path in inputs:
-        if path.is_file() and path.name.endswith(_NIFTI):
-            scans = [_nifti(path, named=True)]
-        else:
+        if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(_NIFTI))
-            scans = [_nifti(file, named=False) for file in files]
-            scans += [_series(files, path) for files in find_series(path).values()]
-            if not scans and path.is_file():
-                scans = [_nifti(path, named=True)]  # it will say that it is none
-        for scan in scans:
-            found.setdefault(scan.sha256, scan)
-    return list(found.values())
+            scans += [_nifti(file, named=False) for file in files]
+        if path.is_file() and path.name.endswith(_NIFTI):
+            scans.append(_nifti(path, named=True))
+            continue
+        found = find_series(path)
+        for uid, files in found.items():
+            series.setdefault(uid, {}).update(dict.fromkeys(files))
+        if path.is_file():
+            named |= found.keys()
+            scans += [] if found else [_nifti(path, named=True)]  # it will say that it is none
+    scans += [_series(list(files), named=uid in named) for uid, files in series.items()]
+    once: dict[str, Scan] = {}
+    for scan in scans:
+        once.setdefault(scan.sha256, scan)
+    return list(once.values())
 
 
 def sha256_of(path: Path) -> str:
@@ -100,7 +108,7 @@ def _nifti(path: Path, *, named: bool) -> Scan:
     )
 
 
-def _series(paths: Sequence[Path], given: Path) -> Scan:
+def _series(paths: Sequence[Path], *, named: bool) -> Scan:
     digests = sorted(sha256_of(path) for path in paths)
     contrast = contrast_of(dcmread(path, stop_before_pixels=True) for path in paths)
     return Scan(
@@ -108,7 +116,7 @@ def _series(paths: Sequence[Path], given: Path) -> Scan:
         sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         person=_person(paths[0]),
         contrast=contrast,
-        named=given.is_file(),
+        named=named,
     )
 
 
