@@ -7,6 +7,7 @@ its process takes no other with it, and its memory is its own.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -23,11 +24,15 @@ ONE_THREAD = dict.fromkeys(
 )
 """Environment in which sums are always taken in the same order, and a core is a scan's."""
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 def main() -> int:
     """Do one task."""
-    # Ctrl-C reaches everyone at a terminal; whoever started this process ends it.
+    # Ctrl-C reaches everyone at a terminal; whoever started this process ends it, or takes it along
+    # where it is killed itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Libraries print; what they do must not get between the lines.
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -52,8 +57,12 @@ def main() -> int:
 
 
 def _words(error: Exception) -> str:
+    from mrisr_node.durable import is_disk_full
+
     if isinstance(error, MemoryError):
         return "there was not enough memory for it"
+    if is_disk_full(error):
+        return "the disk is full"
     return f"it could not be processed ({type(error).__name__}); the log tells where"
 
 

@@ -107,6 +107,11 @@ class Dataset:
         """Let others have it."""
         self._lock.close()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no scan has pairs in it."""
+        return not self._made
+
     def has(self, scan: Scan, options: PairOptions) -> bool:
         """Tell whether a scan's pairs are there, whole, and made in that way."""
         made = self._made.get(scan.sha256)

@@ -116,9 +116,10 @@ def make_pairs(
             shutil.rmtree(left)  # of a run that was killed
         work = _Work(dataset, options, find_scans(paths), watch, ended)
         outcomes = work.do(jobs or len(os.sched_getaffinity(0)))
-        dataset.describe(licence)
-        if archive:
-            dataset.archive()
+        if not dataset.is_empty:
+            dataset.describe(licence)
+            if archive:
+                dataset.archive()
     return outcomes
 
 

@@ -155,7 +155,11 @@ def test_a_damaged_manifest_is_refused(tmp_path, text):
 
 def test_a_scan_of_unknown_contrast_is_told_so_and_takes_no_time(tmp_path):
     told = []
-    [outcome] = make_pairs([write(tmp_path / "a.nii.gz")], tmp_path / "out", ended=told.append)
+    source, target = write(tmp_path / "a.nii.gz"), tmp_path / "out"
+    [outcome] = make_pairs([source], target, archive=True, ended=told.append)
     assert outcome.state == "failed"
     assert "contrast cannot be told" in outcome.reason
     assert told == [outcome]
+    # Of nothing, no dataset is made.
+    assert [path.name for path in target.iterdir()] == [".lock"]
+    assert not (tmp_path / "out.zip").exists()

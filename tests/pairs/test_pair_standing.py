@@ -2,11 +2,16 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import psutil
 import pytest
 
 from mrisr_node.pairs import memory, run
+from mrisr_node.pairs.dataset import Dataset
 from mrisr_node.pairs.making import PairStage
 from mrisr_node.pairs.memory import available_memory, resident_memory
 from mrisr_node.pairs.options import PairOptions
@@ -117,3 +122,19 @@ def test_who_stops_watching_leaves_no_process_and_no_drafts(tmp_path, monkeypatc
     # The folder is free again.
     monkeypatch.setattr(run, "find_scans", lambda _: [])
     assert run.make_pairs([], tmp_path / "out", PairOptions()) == []
+
+
+def test_a_command_that_is_killed_takes_its_processes_along(tmp_path):
+    data = np.random.default_rng(0).normal(100, 10, (96, 96, 96)).astype(np.float32)
+    nib.Nifti1Image(data, np.eye(4)).to_filename(tmp_path / "noise_T1w.nii")
+    command = [Path(sys.executable).with_name("mrisr-node"), "pairs", tmp_path / "noise_T1w.nii"]
+    process = psutil.Popen([*command, "--out", tmp_path / "out"])
+    while not (started := process.children(recursive=True)):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert alive == []
+    # Nobody holds the folder any more.
+    Dataset(tmp_path / "out").close()
