@@ -116,7 +116,7 @@ class _Bars:
         """Show how far everything has come."""
         self._bars.update(
             self._whole,
-            description=f"{standing.ended} of {standing.total} scans",
+            description=f"{standing.ended} of {standing.total} scans{_at_once(standing)}",
             total=1.0,
             completed=standing.part,
             left=_left(standing),
@@ -134,6 +134,13 @@ class _Bars:
                 total=1.0 if scan.part else None,
                 completed=scan.part,
             )
+
+
+def _at_once(standing: Standing) -> str:
+    """Say how many there are and, since it bounds them, how much memory each may need."""
+    if not standing.running:
+        return ""
+    return f", {len(standing.running)} at once, {standing.each_bytes / 2**30:.1f} GiB each"
 
 
 def _left(standing: Standing) -> str:

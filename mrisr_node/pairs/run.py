@@ -212,7 +212,8 @@ class _Work:
 
     def _tell(self) -> None:
         running = tuple(child.running for child in self._children.values())
-        self._watch(self._clock.standing(len(self._scans), len(self._outcomes), running))
+        total, ended = len(self._scans), len(self._outcomes)
+        self._watch(self._clock.standing(total, ended, running, self._need))
 
     def _has_memory(self) -> bool:
         """Tell whether one more fits beside those that have not reached their peak yet."""

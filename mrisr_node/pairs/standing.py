@@ -51,6 +51,8 @@ class Standing:
         Of everything, from 0 to 1.
     seconds_left
         None as long as no scan has been done: nobody knows.
+    each_bytes
+        Memory that has to be free for one more scan to be begun beside others.
     """
 
     total: int
@@ -58,6 +60,7 @@ class Standing:
     running: tuple[Running, ...]
     part: float
     seconds_left: float | None
+    each_bytes: int = 0
 
 
 @dataclass
@@ -70,14 +73,16 @@ class Clock:
         """Note the stages of a scan that was done."""
         self._done.append(seconds)
 
-    def standing(self, total: int, ended: int, running: tuple[Running, ...]) -> Standing:
+    def standing(
+        self, total: int, ended: int, running: tuple[Running, ...], each_bytes: int = 0
+    ) -> Standing:
         """Return how far everything has come."""
         shares = self._mean() or _SHARES
         whole = sum(shares.values())
         parts = sum(1 - _left(scan, shares) / whole for scan in running)
         left = self._left(total - ended - len(running), running) if self._done else None
         part = (ended + parts) / total if total else 1.0
-        return Standing(total, ended, running, min(part, 1.0), left)
+        return Standing(total, ended, running, min(part, 1.0), left, each_bytes)
 
     def _mean(self) -> Mapping[PairStage, float]:
         count = len(self._done)
