@@ -78,7 +78,9 @@ def pairs(
             licence=licence,
             archive=archive,
             watch=_Bars(bars).show,
-            ended=lambda outcome: err.print(_line(outcome), markup=False, highlight=False),
+            ended=lambda outcome: err.print(
+                _line(outcome), markup=False, highlight=False, soft_wrap=True
+            ),
         )
     if as_json:
         sys.stdout.write(json.dumps([asdict(o) for o in outcomes], default=str) + "\n")
