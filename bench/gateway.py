@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mrisr_node.node.orthanc import OrthancProcess, free_port, storage_of
 from mrisr_node.node.sample import Acquisition, write_sample
-from mrisr_node.people.access import create_token, ensure_admin
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import ensure_admin
 from mrisr_node.settings import Settings, load_settings
 from tests.nginx import NGINX, proxied
 

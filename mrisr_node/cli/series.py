@@ -41,7 +41,7 @@ def send(
     from pydicom import dcmread
 
     from mrisr_node.intake.sending import Destination, send_files
-    from mrisr_node.jobs.resolve import find_series
+    from mrisr_node.volumes.folders import find_series
 
     settings = load_settings()
     files: list[Path] = []

@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-
 from mrisr_node.errors import NodeError, NotEligible
 from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.stages import SENDING, Stage, stages_of
 from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.settings import Settings
+from mrisr_node.volumes.folders import find_series
 
-__all__ = ["Resolved", "find_series", "resolve_folder"]
+__all__ = ["Resolved", "resolve_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,24 +35,6 @@ class Resolved:
     folder: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
-
-
-def find_series(path: Path) -> dict[str, list[Path]]:
-    """Return the DICOM files below a folder, or the one named, by their SeriesInstanceUID.
-
-    What is no DICOM, or so odd that not even that can be read of it, is passed over.
-    """
-    found: dict[str, list[Path]] = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        try:
-            header = dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            uid = str(header.get("SeriesInstanceUID") or "")
-        except Exception as error:  # noqa: BLE001 - pydicom raises anything on a damaged header
-            _log.debug("%s is passed over: %s", file.name, type(error).__name__)
-            continue
-        if uid:
-            found.setdefault(uid, []).append(file)
-    return found
 
 
 def resolve_folder(

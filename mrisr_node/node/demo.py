@@ -26,7 +26,6 @@ from rich.text import Text
 
 from mrisr_node.choices import Recipe
 from mrisr_node.errors import NodeError, SettingsError
-from mrisr_node.jobs.resolve import find_series
 from mrisr_node.jobs.stages import stages_of
 from mrisr_node.node.orthanc import free_port, port_is_free, storage_of
 from mrisr_node.node.sample import write_sample
@@ -35,6 +34,7 @@ from mrisr_node.node.verification import compare_mni, compare_native, verify
 from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Job, Series, StageRun, State
 from mrisr_node.settings import Settings
+from mrisr_node.volumes.folders import find_series
 from mrisr_node.web.viewer import comparison_url
 
 __all__ = ["run"]

@@ -66,6 +66,8 @@ def load_ras(path: Path) -> Volume:
         except ImageFileError as error:
             raise ValueError(f"{path.name} is no NIfTI file: {error}") from error
         data = np.asarray(image.dataobj, dtype=np.float32)
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]  # some writers give a single volume a time
     if data.ndim != 3 or not np.isfinite(data).all():
         raise ValueError(f"{path.name} is no single volume of finite numbers")
     return Volume(data, np.asarray(image.affine))

@@ -40,6 +40,9 @@ def register_to_mni(brain: Volume, transform: Path) -> None:
     Affine, since a non-linear one would bend what a reader looks for.
     """
     template = load_template()
+    # The only way to a seed: `registration` takes a keyword of that name and does not heed it.
+    # Switched on, it would also keep all of ITK in this process to one thread.
+    ants.config.set_ants_deterministic(on=False, seed_value=1)
     with tempfile.TemporaryDirectory(prefix="mrisr-register-") as folder:
         found = ants.registration(
             fixed=to_ants(template.data, template.affine),
@@ -49,7 +52,6 @@ def register_to_mni(brain: Volume, transform: Path) -> None:
             aff_shrink_factors=_SHRINK_FACTORS,
             aff_smoothing_sigmas=_SMOOTHING_SIGMAS,
             outprefix=str(Path(folder, "to_mni_")),
-            random_seed=1,
         )
         written = Path(found["fwdtransforms"][0])
         if not written.is_file():

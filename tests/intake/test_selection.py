@@ -7,8 +7,8 @@ from pydicom.dataset import Dataset
 from mrisr_node.errors import NotEligible, SeriesError
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import SelectionRules, select
-from mrisr_node.jobs.resolve import find_series
 from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.volumes.folders import find_series
 
 RULES = SelectionRules(minimum_slices=8, minimum_distance=2.0)
 

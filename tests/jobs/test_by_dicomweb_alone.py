@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from mrisr_node.node.supervisor import Node
-from mrisr_node.people.access import create_token
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Instance, Series, open_records
 from mrisr_node.settings import Settings
 

@@ -8,8 +8,9 @@ from pydicom import dcmread
 from pydicom.errors import BytesLengthException
 
 from mrisr_node.jobs import resolve
-from mrisr_node.jobs.resolve import find_series, resolve_folder
+from mrisr_node.jobs.resolve import resolve_folder
 from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.volumes.folders import find_series
 
 TINY = Acquisition(slices=2, matrix=16)
 

@@ -15,10 +15,10 @@ from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.history import result_series_of
 from mrisr_node.jobs.overview import overview
-from mrisr_node.jobs.resolve import find_series
 from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 from mrisr_node.results.delivery import Pacs
+from mrisr_node.volumes.folders import find_series
 
 ENDED = (State.DONE, State.SKIPPED, State.FAILED)
 

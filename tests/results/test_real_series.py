@@ -10,7 +10,7 @@ from pydicom import dcmread
 from result_sets import write_all
 
 from mrisr_node.choices import ResultKind
-from mrisr_node.jobs.resolve import find_series
+from mrisr_node.volumes.folders import find_series
 
 # GE axial, its slices a little askew; Siemens sagittal, on the side and face down; and Enhanced
 # multi-frame. The other archives hold what is refused: mosaics, single images, thin slices.

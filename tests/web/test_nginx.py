@@ -12,7 +12,7 @@ from test_storing import message, post, stored
 from web_door import Door
 from web_samples import SampleStudy, as_file, make_study
 
-from mrisr_node.people.access import create_token
+from mrisr_node.people.tokens import create_token
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt: nginx-light)")
 
