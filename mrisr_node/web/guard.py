@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,7 +49,7 @@ def cookie_name(settings: Settings) -> str:
     return "__Host-mrisr-session" if _is_https(settings) else "mrisr-session"
 
 
-def public_origin(settings: Settings, request: Request) -> str:
+def public_origin(settings: Settings, request: HTTPConnection) -> str:
     """Return scheme and host under which the client reaches us, e.g. ``http://localhost:8080``."""
     if settings.public_url:
         parts = urlsplit(settings.public_url)
@@ -60,7 +60,13 @@ def public_origin(settings: Settings, request: Request) -> str:
     # dicomweb-client leaves the port out, wherever it connects to.
     elif not re.search(r":[0-9]+$", host):
         host = f"{host}:{settings.web_port}"
-    return f"{request.scope['scheme']}://{host}"
+    return f"{_page_scheme(request)}://{host}"
+
+
+def _page_scheme(request: HTTPConnection) -> str:
+    """Return the scheme of the page that a request comes from; a WebSocket has one of its own."""
+    scheme: str = request.scope["scheme"]
+    return {"ws": "http", "wss": "https"}.get(scheme, scheme)
 
 
 class Guard:
@@ -75,11 +81,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            # There is no WebSocket here yet; an unguarded one must not appear by accident.
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        request = Request(scope)
+        request = HTTPConnection(scope)
         person = await self._person(request)
         refusal = self._refusal(request, person)
         if refusal is None:
@@ -88,7 +90,7 @@ class Guard:
         else:
             await refusal(scope, receive, send)
 
-    async def _person(self, request: Request) -> access.Person | None:
+    async def _person(self, request: HTTPConnection) -> access.Person | None:
         token = _token(request.headers.get("authorization", ""))
         # A wrong token is never saved by a cookie.
         if token is not None:
@@ -96,12 +98,14 @@ class Guard:
         value = request.cookies.get(cookie_name(self._settings))
         return await run_in_threadpool(access.of_session, value) if value else None
 
-    def _refusal(self, request: Request, person: access.Person | None) -> Response | None:
+    def _refusal(self, request: HTTPConnection, person: access.Person | None) -> Response | None:
         # Not request.url: that is put together with the Host header, which the client chooses.
         if person is None and request.scope["path"] not in PUBLIC:
             return self._unknown(request)
         by_token = person is not None and not person.by_cookie
-        if request.method not in _SAFE and not by_token and not self._same_site(request):
+        # A WebSocket has no method, and browsers let any site open one with our cookie.
+        safe = request.scope.get("method") in _SAFE
+        if not safe and not by_token and not self._same_site(request):
             return problem(
                 403,
                 "this request comes from another site, or does not say where from; "
@@ -109,9 +113,10 @@ class Guard:
             )
         return None
 
-    def _unknown(self, request: Request) -> Response:
+    def _unknown(self, request: HTTPConnection) -> Response:
         headers = request.headers
-        wants_page = request.method == "GET" and "text/html" in headers.get("accept", "")
+        is_read = request.scope.get("method") == "GET"
+        wants_page = is_read and "text/html" in headers.get("accept", "")
         if wants_page and "authorization" not in headers:
             query = request.scope["query_string"].decode("latin-1")
             wanted = request.scope["path"] + ("?" + query if query else "")
@@ -122,13 +127,13 @@ class Guard:
             headers={"WWW-Authenticate": 'Bearer realm="mrisr_node"'},
         )
 
-    def _same_site(self, request: Request) -> bool:
+    def _same_site(self, request: HTTPConnection) -> bool:
         origin = request.headers.get("origin")
         if origin is None:
             return request.headers.get("sec-fetch-site") == "same-origin"
         own = {public_origin(self._settings, request)}
         # Behind a proxy the page may also be open under the name that the proxy uses for us.
-        own.add(f"{request.scope['scheme']}://{request.headers.get('host', '')}")
+        own.add(f"{_page_scheme(request)}://{request.headers.get('host', '')}")
         return origin in own
 
 
@@ -158,12 +163,12 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add the headers to whatever is answered."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = _policy(scope["path"])
                 headers["X-Content-Type-Options"] = "nosniff"

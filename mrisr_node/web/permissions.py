@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import HTTPException, Request, Security
+from fastapi import HTTPException, Security
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 
 from mrisr_node.people.roles import Permission
@@ -29,7 +30,7 @@ def allow(*permissions: Permission) -> Any:  # noqa: ANN401 - FastAPI's own type
     return Security(_check, scopes=[permission.value for permission in permissions])
 
 
-def require(request: Request, permission: Permission) -> None:
+def require(request: HTTPConnection, permission: Permission) -> None:
     """Raise 403 unless whoever asks has `permission`."""
     person = request.state.person
     if permission not in person.permissions:
@@ -51,14 +52,16 @@ def require_permissions(routes: Iterable[BaseRoute]) -> None:
     open_routes = sorted(
         route.path
         for route in routes
-        if isinstance(route, APIRoute) and route.path not in PUBLIC and not _asks(route.dependant)
+        if isinstance(route, APIRoute | APIWebSocketRoute)
+        and route.path not in PUBLIC
+        and not _asks(route.dependant)
     )
     if open_routes:
         raise RuntimeError(f"routes without a permission: {', '.join(open_routes)}")
 
 
 def _check(
-    request: Request,
+    request: HTTPConnection,
     needed: SecurityScopes,
     _bearer: Any = Security(_BEARER),  # noqa: ANN401, B008
     _cookie: Any = Security(_COOKIE),  # noqa: ANN401, B008
