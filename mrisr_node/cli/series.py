@@ -87,13 +87,13 @@ def jobs(
     retry: Annotated[int | None, typer.Option(help="try a failed series again, by its id")] = None,
 ) -> None:
     """List series with state, progress, time left and reason."""
-    from mrisr_node.jobs.overview import overview
+    from mrisr_node.jobs.overview import Which, overview
     from mrisr_node.jobs.recovery import retry as retry_series
 
     existing_node(load_settings())
     if retry is not None:
         retry_series(retry)
-    rows = overview(state=state, limit=limit)
+    rows = overview(Which(state=state), limit=limit)
     if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         return
@@ -139,8 +139,10 @@ def _reason(row: SeriesOverview) -> str:
 def _left(row: SeriesOverview) -> str:
     if row.time_left is None:
         return ""
-    guess = "" if row.time_left.basis == "history" else "?"
-    return f"{row.time_left.seconds:.0f} s{guess}"
+    if row.time_left.seconds is None:
+        return "unknown"
+    low, high = row.time_left.low or 0.0, row.time_left.high or 0.0
+    return f"{row.time_left.seconds:.0f} s ({low:.0f} to {high:.0f})"
 
 
 @command

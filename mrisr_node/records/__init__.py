@@ -19,6 +19,7 @@ from mrisr_node.records.series import (
     Rejection,
     Series,
     Transition,
+    folded,
 )
 from mrisr_node.records.states import ACTIVE, State, StateError
 
@@ -26,6 +27,6 @@ __all__ = [
     "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Beat", "CommitmentReport", "CommitmentRequest",
     "Failure", "IdempotencyKey", "Instance", "Job", "RefusalReport", "Rejection", "ResultSeries",
     "Series", "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
-    "database",
+    "database", "folded",
     "open_records", "owner_name", "transaction",
 ]  # fmt: skip

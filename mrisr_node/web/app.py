@@ -28,6 +28,7 @@ from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
+from mrisr_node.web.series import series_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.viewer import Viewer
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         health_router(health),
         metrics_router(settings, health),
         sign_in_router(settings, templates),
+        series_router(settings),
         jobs_router(settings),
         results_router(settings, templates),
         quarantine_router(settings),
