@@ -93,6 +93,7 @@ class Transition(Record):
     """One change of a series' state."""
 
     series = ForeignKeyField(Series, backref="transitions", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     source = CharField()
     target = CharField()
     reason = TextField(default="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
+from mrisr_node.web.events import events_router
+from mrisr_node.web.feed import Feed
 from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
@@ -38,8 +40,14 @@ __all__ = ["create_app"]
 _PAGES = Path(__file__).parent / "pages"
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the web application; the records are opened here, in the process that serves."""
+def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """Return the web application; the records are opened here, in the process that serves.
+
+    Parameters
+    ----------
+    stopping
+        Whether the server has been told to end: what is open for long ends then by itself.
+    """
     open_records(settings.database_path)
     templates = Jinja2Templates(_PAGES)
 
@@ -84,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse("/viewer/", 308)
 
     health = Health(settings)
+    app.state.feed = feed = Feed(settings.maximum_event_streams, stopping)
     require_permissions(app.routes)
     for router in (
         health_router(health),
@@ -91,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         sign_in_router(settings, templates),
         series_router(settings),
         jobs_router(settings),
+        events_router(feed),
         results_router(settings, templates),
         quarantine_router(settings),
         compare_router(settings, templates),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from contextlib import suppress
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -86,6 +87,8 @@ class Guard:
         refusal = self._refusal(request, person)
         if refusal is None:
             scope.setdefault("state", {})["person"] = person
+            # What stays open asks again who it is for.
+            scope["state"]["person_now"] = partial(self._person, request)
             await self._app(scope, receive, send)
         else:
             await refusal(scope, receive, send)
