@@ -30,7 +30,7 @@ from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
-from mrisr_node.web.series import series_router
+from mrisr_node.web.series import Id, known_series, series_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.viewer import Viewer
@@ -78,6 +78,14 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
         person = request.state.person
         return templates.TemplateResponse(
             request, "series.html", {"person": person, "here": "series"}
+        )
+
+    @app.get("/series/{series_id}", include_in_schema=False, dependencies=[allow(Permission.READ)])
+    def series_page(request: Request, series_id: Id) -> Response:
+        known_series(series_id)
+        person = request.state.person
+        return templates.TemplateResponse(
+            request, "one-series.html", {"person": person, "here": "one", "id": series_id}
         )
 
     @app.get("/quarantine", include_in_schema=False, dependencies=[allow(Permission.READ)])

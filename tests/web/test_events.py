@@ -192,6 +192,11 @@ def websocket(door: Door, query: str = "", token: str | None = None):
     return connect(url, additional_headers=headers, proxy=None)
 
 
+def to_the_end(over) -> None:
+    while True:
+        over.recv(timeout=30)
+
+
 def test_the_same_over_a_websocket(door):
     series = add("4.1")
     with websocket(door) as over:
@@ -213,8 +218,7 @@ def test_a_websocket_ends_with_the_permission(door):
         over.recv(timeout=30)
         ApiToken.delete().where(ApiToken.name == "brief").execute()
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                over.recv(timeout=30)
+            to_the_end(over)
     assert closed.value.rcvd.code == 1008
     drained(door)
 
@@ -264,6 +268,5 @@ def test_the_end_of_the_server_ends_them(make_settings):
         assert ended.wait(30)
         thread.join()
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                over.recv(timeout=30)
+            to_the_end(over)
     assert closed.value.rcvd.code in (1001, 1012)
