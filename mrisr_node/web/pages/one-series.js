@@ -76,7 +76,7 @@ function tell(found, items) {
   const lines = [first, ...items];
   for (const item of lines.slice(body.children.length)) {
     const at = document.createElement('time');
-    time(at, item.at);
+    time(at, item.at, 'medium');
     const state = element('span', stateName(item.target), 'state');
     state.dataset.state = item.target;
     body.append(row(at, state, item.reason));
@@ -89,13 +89,13 @@ function list(jobs) {
   place.replaceChildren(...jobs.map(job => {
     const part = document.getElementById('job').content.firstElementChild.cloneNode(true);
     text(part.querySelector('h3'), `Job ${job.id}: ${job.state}`);
-    const tries = job.attempts ? `; ${job.attempts} vain tries of the current stage` : '';
+    const tries = job.attempts ? `; vain tries of this stage: ${job.attempts}` : '';
     const result = job.result_instances ? `; a result of ${job.result_instances} images` : '';
     text(part.querySelector('.what'), `recipe ${job.recipe}${tries}${result}`);
     part.querySelector('tbody').append(...job.stages.map(stage => {
       const at = document.createElement('time');
-      time(at, stage.started_at);
-      const seconds = stage.seconds !== null ? stage.seconds.toFixed(1) : ending(job, stage);
+      time(at, stage.started_at, 'medium');
+      const seconds = stage.seconds !== null ? `${stage.seconds.toFixed(1)} s` : ending(job, stage);
       return row(stage.stage_name, at, seconds);
     }));
     part.querySelector('table').hidden = job.stages.length === 0;

@@ -112,10 +112,10 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-export function time(element, seconds) {
+export function time(element, seconds, timeStyle = 'short') {
   const at = new Date(seconds * 1000);
   element.dateTime = at.toISOString();
-  text(element, at.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }));
+  text(element, at.toLocaleString([], { dateStyle: 'medium', timeStyle }));
 }
 
 export function progressOf(row, series) {
