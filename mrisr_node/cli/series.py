@@ -115,14 +115,14 @@ def jobs(
     retry: Annotated[int | None, typer.Option(help="try a failed series again, by its id")] = None,
 ) -> None:
     """List series with state, progress, time left and reason."""
-    from mrisr_node.jobs.overview import Which, overview
-    from mrisr_node.jobs.recovery import retry as retry_series
-
     if remote := server(context):
         if retry is not None:
             remote.retry(retry)
         rows = remote.series(state=state and state.value, limit=min(limit, 500))
     else:
+        from mrisr_node.jobs.overview import Which, overview
+        from mrisr_node.jobs.recovery import retry as retry_series
+
         existing_node(load_settings())
         if retry is not None:
             retry_series(retry)

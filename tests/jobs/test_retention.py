@@ -120,7 +120,8 @@ def test_skipped_and_failed_series_have_their_own_age(settings, samples, clock, 
 
 
 @pytest.mark.parametrize(
-    "state", [s for s in State if s not in (State.DONE, State.SKIPPED, State.FAILED)]
+    "state",
+    [s for s in State if s not in (State.DONE, State.SKIPPED, State.FAILED, State.CANCELLED)],
 )
 def test_what_is_under_way_never_goes(settings, samples, clock, state):
     _received(settings, samples[0], state)
