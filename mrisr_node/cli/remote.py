@@ -66,9 +66,7 @@ class Server:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError(f"--server wants an address as https://node.example, not {url}")
         if parts.scheme == "http" and parts.hostname not in _LOCAL:
-            raise SettingsError(
-                "--server wants https://: by http:// anybody could read the token"
-            )
+            raise SettingsError("--server wants https://: by http:// anybody could read the token")
         self._client = httpx.Client(
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {_token()}"},

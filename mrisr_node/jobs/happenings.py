@@ -35,6 +35,7 @@ class Standing:
     series: int
     state: str
     instances: int
+    expected_instances: int | None
     job: int | None
     recipe: str | None
     stage: str | None
@@ -79,6 +80,7 @@ def _standing(series: Any, estimator: Estimator) -> Standing:  # noqa: ANN401 - 
         series=series.id,
         state=series.state,
         instances=series.received,
+        expected_instances=series.expected_instances,
         job=job.id if job else None,
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,

@@ -11,6 +11,7 @@ import anyio
 from anyio import CancelScope
 from fastapi import APIRouter, Header, HTTPException, Query, Request, WebSocket
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -49,7 +50,7 @@ class EventStream(StreamingResponse):
         """Stream until either side ends."""
         try:
             await super().__call__(scope, receive, send)
-        except* TimeoutError:
+        except* (TimeoutError, ClientDisconnect):
             pass  # the server cuts a connection whose answer has no end
         finally:
             self._feed.leave(self._username)

@@ -187,6 +187,7 @@ def _stands(one: Standing) -> Event:
             "series": one.series,
             "state": one.state,
             "instances": one.instances,
+            "expected_instances": one.expected_instances,
             "job": one.job,
             "stage": one.stage,
             "stage_name": stage_name(one.stage),

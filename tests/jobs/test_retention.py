@@ -106,7 +106,7 @@ def test_done_and_confirmed_goes_after_its_days_and_its_record_stays(settings, s
     assert Instance.select().count() == SLICES
 
 
-@pytest.mark.parametrize("state", [State.SKIPPED, State.FAILED])
+@pytest.mark.parametrize("state", [State.SKIPPED, State.FAILED, State.CANCELLED])
 def test_skipped_and_failed_series_have_their_own_age(settings, samples, clock, state):
     _received(settings, samples[0], state)
     retention = _retention(settings, clock)

@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from mrisr_node.people.access import create_token
 from mrisr_node.records import ApiToken, Instance, Job, Series, State, Transition
+from mrisr_node.web import events
 
 MOST = 4
 
@@ -223,7 +224,8 @@ def test_a_websocket_ends_with_the_permission(door):
     drained(door)
 
 
-def test_who_does_not_read_holds_nobody_up_and_nothing_in_memory(door):
+def test_who_does_not_read_holds_nobody_up_and_is_cut_off(door, monkeypatch):
+    monkeypatch.setattr(events, "_PATIENCE", 1.0)
     series = add("5.1")
     first = Transition.select().count()
     words = "x" * 2000
@@ -240,6 +242,7 @@ def test_who_does_not_read_holds_nobody_up_and_nothing_in_memory(door):
         with followed(door, last=str(first), series=series.id) as stream:
             for _ in range(5000):
                 assert stream.next("series")["data"]["reason"] == words
+        drained(door)  # the deaf one, too
     Transition.delete().where(Transition.reason == words).execute()
 
 
