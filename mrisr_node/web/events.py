@@ -73,14 +73,14 @@ def events_router(feed: Feed) -> APIRouter:
         "",
         summary="Follow what happens, as Server-Sent Events",
         description=_DOCUMENT,
-        response_class=EventStream,
+        response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )
     async def stream(
         request: Request,
         series: Annotated[Id | None, Query(description="only of this series")] = None,
         last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
-    ) -> EventStream:
+    ) -> StreamingResponse:
         username = request.state.person.username
         try:
             feed.enter(username)

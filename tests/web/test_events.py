@@ -178,6 +178,13 @@ def test_who_may_not_read_hears_nothing(door):
         assert refused.value.response.status_code == (403 if bad else 401)
 
 
+def test_the_stream_is_in_the_api_document(door):
+    with door.tool() as tool:
+        stream = tool.get("/api/openapi.json").json()["paths"]["/api/events"]["get"]
+    assert set(stream["responses"]["200"]["content"]) == {"text/event-stream"}
+    assert {one["name"] for one in stream["parameters"]} == {"series", "last-event-id"}
+
+
 def test_what_is_no_id_is_refused(door):
     with door.tool() as tool:
         for headers in ({"Last-Event-ID": "x"}, {"Last-Event-ID": "-1"}):
