@@ -74,7 +74,10 @@ def events_router(feed: Feed) -> APIRouter:
         summary="Follow what happens, as Server-Sent Events",
         description=_DOCUMENT,
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            503: {"description": "so many streams are open already"},
+        },
     )
     async def stream(
         request: Request,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,9 @@ from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
 __all__ = ["JobList", "JobView", "SentAgain", "jobs_router"]
 
 _LATER = {"Retry-After": "10"}
+_NONE: dict[int | str, dict[str, Any]] = {404: {"description": "there is none"}}
+_NOT_NOW = _NONE | {409: {"description": "not as things are; the answer says why"}}
+_OUTAGE = _NOT_NOW | {503: {"description": "the PACS cannot be asked; nothing was changed"}}
 
 
 class StageView(BaseModel):
@@ -135,6 +138,7 @@ def jobs_router(settings: Settings) -> APIRouter:
         status_code=202,
         summary="Process a series, or all MR series of a study, that the PACS has",
         dependencies=operate,
+        responses=_OUTAGE,
     )
     def create(wanted: NewJob, request: Request, response: Response) -> AskedList:
         study, series = wanted.study_instance_uid, wanted.series_instance_uid
@@ -172,11 +176,11 @@ def jobs_router(settings: Settings) -> APIRouter:
     def send_all() -> SentAgain:
         return SentAgain(sent_again=send_all_again(settings))
 
-    @router.get("/{job_id}", summary="One job")
+    @router.get("/{job_id}", summary="One job", responses=_NONE)
     def one_job(job_id: Id) -> JobView:
         return _view(_known(job_id))
 
-    @router.post("/{job_id}/cancel", summary="Stop a job", dependencies=operate)
+    @router.post("/{job_id}/cancel", summary="Stop a job", dependencies=operate, responses=_NOT_NOW)
     def cancel_job(job_id: Id, request: Request) -> JobView:
         _known(job_id)
         try:
@@ -189,6 +193,7 @@ def jobs_router(settings: Settings) -> APIRouter:
         "/{job_id}/retry",
         summary="Try a job again that failed or was cancelled",
         dependencies=operate,
+        responses=_NOT_NOW,
     )
     def retry_job(job_id: Id, request: Request) -> JobView:
         series = _newest(job_id)
@@ -199,7 +204,10 @@ def jobs_router(settings: Settings) -> APIRouter:
         return _view(_known(job_id))
 
     @router.post(
-        "/{job_id}/send-again", summary="Send a result again, as it is", dependencies=operate
+        "/{job_id}/send-again",
+        summary="Send a result again, as it is",
+        dependencies=operate,
+        responses=_NOT_NOW,
     )
     def send_one(job_id: Id) -> JobView:
         series = _newest(job_id)
@@ -214,6 +222,7 @@ def jobs_router(settings: Settings) -> APIRouter:
         status_code=204,
         summary="Delete a job that is over, and its series' local copies; the PACS keeps its own",
         dependencies=operate,
+        responses=_OUTAGE,
     )
     def delete(job_id: Id) -> None:
         _known(job_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +20,7 @@ from mrisr_node.web.viewer import comparison_path, study_path
 __all__ = ["SeriesList", "SeriesView", "Uid", "known_series", "series_router", "series_view"]
 
 _LONGEST_SEARCH = 200
+_NONE: dict[int | str, dict[str, Any]] = {404: {"description": "there is none"}}
 Limit = Annotated[int, Field(ge=1, le=500)]
 Offset = Annotated[int, Field(ge=0, le=10**9)]
 Uid = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]
@@ -141,11 +142,15 @@ def series_router(settings: Settings) -> APIRouter:
     def search(wanted: Search) -> SeriesList:
         return page(Which(state=wanted.state, words=wanted.q), wanted.limit, wanted.offset)
 
-    @router.get("/{series_id}", summary="One series")
+    @router.get("/{series_id}", summary="One series", responses=_NONE)
     def one_series(series_id: Id) -> SeriesView:
         return series_view(settings, known_series(series_id))
 
-    @router.get("/{series_id}/transitions", summary="What happened to a series, when and why")
+    @router.get(
+        "/{series_id}/transitions",
+        summary="What happened to a series, when and why",
+        responses=_NONE,
+    )
     def transitions(series_id: Id) -> History:
         known_series(series_id)
         rows = Transition.select().where(Transition.series == series_id).order_by(Transition.id)
@@ -166,6 +171,7 @@ def series_router(settings: Settings) -> APIRouter:
         "/{series_id}/retry",
         summary="Try a series again that failed or was cancelled",
         dependencies=[allow(Permission.OPERATE)],
+        responses=_NONE | {409: {"description": "it did neither"}},
     )
     def retry_series(series_id: Id, request: Request) -> SeriesView:
         known_series(series_id)
