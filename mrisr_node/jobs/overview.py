@@ -128,7 +128,7 @@ def _query(which: Which) -> Any:  # noqa: ANN401 - peewee's query type is privat
 
 def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 - a joined row
     job = getattr(series, "job", None)
-    if job is not None and job.id is None:
+    if job is not None and (job.id is None or job.deleted_at is not None):
         job = None
     state = State(series.state)
     dead = bool(job and state is State.FAILED and job.stage in SENDING)
