@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from peewee import CharField, Field, FloatField, SqliteDatabase
+from peewee import CharField, Field, FloatField, SqliteDatabase, TextField
 from playhouse.migrate import SqliteMigrator, migrate
 
 from mrisr_node.durable import sync
@@ -64,6 +64,11 @@ def _retention_quarantine_and_commitment(tables: _Tables) -> None:
 def _front_door(tables: _Tables) -> None:
     tables.add("apitoken", "scopes", CharField(default=""))
     tables.add("user", "disabled_at", FloatField(null=True))
+    tables.add("series", "patient_id", CharField(null=True))
+    for column in ("patient_name", "accession_number", "study_date"):
+        tables.add("series", column, CharField(default=""))
+    tables.add("series", "words", TextField(default=""))
+    tables.add("job", "deleted_at", FloatField(null=True))
 
 
 STEPS: Sequence[Step] = (_retention_quarantine_and_commitment, _front_door)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.logs import start_logging
 from mrisr_node.settings import Settings
 
+if TYPE_CHECKING:
+    from mrisr_node.cli.remote import Server
+
 __all__ = [
     "app",
     "command",
@@ -25,8 +28,11 @@ __all__ = [
     "out",
     "plain",
     "progress_bar",
+    "server",
     "start_logging",
 ]
+
+_ELSEWHERE = ("jobs", "send", "resolve")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,12 +51,30 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="tell it, and end", callback=_tell_version, is_eager=True),
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="a node elsewhere, for jobs, send and resolve: https://…; its token is read from"
+            " MRISR_TOKEN, or from the file that MRISR_TOKEN_FILE names"
+        ),
+    ] = None,
 ) -> None:
     """MRI super-resolution node: thick MR slices in from the PACS, thin ones back beside them."""
+    if server and context.invoked_subcommand not in _ELSEWHERE:
+        raise typer.BadParameter(f"--server is for {', '.join(_ELSEWHERE)}; this one is for here")
+    context.obj = server
+
+
+def server(context: typer.Context) -> Server | None:
+    """Return the node elsewhere that a command is for; None: it is for this machine."""
+    from mrisr_node.cli.remote import Server
+
+    return Server(context.obj) if context.obj else None
 
 
 def command(

@@ -81,16 +81,19 @@ def serve() -> None:
     if password := ensure_admin(settings):
         sys.stdout.write(f"user admin, password {password} (shown only this once)\n")
         sys.stdout.flush()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.web_host,
-        port=settings.web_port,
-        log_config=None,  # its lines go through ours
-        log_level="warning",
-        server_header=False,
-        # A download that hangs must not hold up the end.
-        timeout_graceful_shutdown=5,
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, lambda: server.should_exit),
+            host=settings.web_host,
+            port=settings.web_port,
+            log_config=None,  # its lines go through ours
+            log_level="warning",
+            server_header=False,
+            # A download that hangs must not hold up the end.
+            timeout_graceful_shutdown=5,
+        )
     )
+    server.run()
 
 
 @command

@@ -155,6 +155,11 @@ class Assembly:
             regular=self._without_gap(series),
         )
         self._evidences[series.id] = evidence
+        if evidence.expected not in (None, series.expected_instances):
+            # Whoever waits for the series is told how many are to come.
+            Series.update(expected_instances=evidence.expected).where(
+                Series.id == series.id
+            ).execute()
         return evidence
 
     def _without_gap(self, series: Series) -> bool:

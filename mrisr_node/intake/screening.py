@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +32,16 @@ from mrisr_node.errors import NodeError
 from mrisr_node.intake.pixel_data import PixelDataError, check_pixel_data
 from mrisr_node.intake.statuses import StoreStatus
 
-__all__ = ["SOP_CLASSES", "TRANSFER_SYNTAXES", "Header", "Rejected", "count_items", "screen"]
+__all__ = [
+    "PATIENT_TAGS",
+    "SOP_CLASSES",
+    "TRANSFER_SYNTAXES",
+    "Header",
+    "Rejected",
+    "count_items",
+    "patient_of",
+    "screen",
+]
 
 SOP_CLASSES = (
     MRImageStorage,
@@ -65,6 +75,13 @@ _MOST_BYTES = 32 * 1024**2
 _MOST_ITEMS = 250_000
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # PS3.5 7.5, in both byte orders
 
+PATIENT_TAGS = ("PatientID", "PatientName", "AccessionNumber", "StudyDate")
+_PATIENT = dict(
+    zip(("patient_id", "patient_name", "accession_number", "study_date"), PATIENT_TAGS, strict=True)
+)
+# Three groups of 64 characters (PS3.5 6.2, PN).
+_LONGEST_NAME = 194
+
 # PS3.5 9.1: components of digits without leading zeros, 64 characters in all.
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
@@ -96,6 +113,10 @@ class Header:
     study_instance_uid: str
     modality: str
     description: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
 
 
 def screen(
@@ -181,6 +202,7 @@ def _screened(
         study_instance_uid=said["StudyInstanceUID"],
         modality=_text(dataset, "Modality"),
         description=_text(dataset, "SeriesDescription"),
+        **patient_of(dataset),
     )
 
 
@@ -192,6 +214,19 @@ def _foreign(sop_class_uid: str) -> bool:
     if not keyword.endswith("Storage") or keyword == "MediaStorageDirectoryStorage":
         raise Rejected(_CLASS_NOT_SUPPORTED, "a SOP class that is not for storage")
     return True
+
+
+def patient_of(dataset: Dataset) -> dict[str, str]:
+    """Return whose images these are and what they were ordered as, in the records' words.
+
+    Nothing of it is needed to process a series: what cannot be decoded is left out.
+    """
+    found = {}
+    for field, keyword in _PATIENT.items():
+        found[field] = ""
+        with suppress(Exception):  # pydicom raises anything on a damaged value
+            found[field] = _text(dataset, keyword, _LONGEST_NAME)
+    return found
 
 
 def count_items(encoded: bytes) -> int:
@@ -216,6 +251,6 @@ def _check_amount(file: BinaryIO, start: int, end: int, where: str, most: int) -
         )
 
 
-def _text(dataset: Dataset, name: str) -> str:
+def _text(dataset: Dataset, name: str, longest: int = 64) -> str:
     value = str(dataset.get(name) or "")
-    return "".join(c for c in value if c.isprintable())[:64]
+    return "".join(c for c in value if c.isprintable())[:longest]

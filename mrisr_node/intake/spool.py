@@ -287,6 +287,10 @@ def _series_of(header: Header, sender: str) -> Series:
             study_instance_uid=header.study_instance_uid,
             modality=header.modality,
             description=header.description,
+            patient_id=header.patient_id,
+            patient_name=header.patient_name,
+            accession_number=header.accession_number,
+            study_date=header.study_date,
             sender=sender,
             last_instance_at=now,
         )

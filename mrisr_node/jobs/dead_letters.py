@@ -69,6 +69,11 @@ def _undelivered() -> Any:  # noqa: ANN401 - peewee's query type is private
     return (
         Job.select()
         .join(Series)
-        .where(Job.id == last, Job.stage.in_(_SENDING), Series.state == State.FAILED.value)
+        .where(
+            Job.id == last,
+            Job.deleted_at.is_null(),
+            Job.stage.in_(_SENDING),
+            Series.state == State.FAILED.value,
+        )
         .order_by(Job.id)
     )

@@ -1,7 +1,8 @@
 """The hold of a worker on a job: renewed while a stage computes, and given up with one that hangs.
 
-A stage that waits for itself for ever, in a library's lock or a driver, looks like one that works.
-The only way out of it is the death of its process, which the records survive anyway.
+A stage that waits for itself for ever, in a library's lock or a driver, looks like one that works;
+one that nobody wants any more may not ask for minutes whether it is wanted. The only way out of
+either is the death of its process, which the records survive anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from mrisr_node import records
 from mrisr_node.beats import beating
 from mrisr_node.jobs.stages import LEASE_SECONDS
-from mrisr_node.records import Job
+from mrisr_node.records import Job, Series, State
 
 __all__ = ["HEARTBEAT", "Deadline", "renewed"]
 
@@ -46,7 +47,10 @@ class Deadline:
 
 @contextmanager
 def renewed(job: Job, owner: str, deadline: Deadline) -> Iterator[None]:
-    """Renew the lease of a job from a thread, and kill this process if a stage takes too long.
+    """Renew the lease of a job from a thread, and kill this process with a stage that must end.
+
+    A stage that reports its progress finds out by itself that its job was cancelled; any other is
+    ended here, between one and two heartbeats later.
 
     Parameters
     ----------
@@ -57,8 +61,10 @@ def renewed(job: Job, owner: str, deadline: Deadline) -> Iterator[None]:
     deadline
         Begun anew by the body with each stage.
     """
+    cancelled = False
 
     def renew() -> None:
+        nonlocal cancelled
         if deadline.missed:
             _log.critical("job %d hangs; its worker ends here, to begin anew", job.id)
             # The stage cannot be asked to end. Whoever finds the lease of a dead process
@@ -68,7 +74,19 @@ def renewed(job: Job, owner: str, deadline: Deadline) -> Iterator[None]:
             Job.update(lease_until=time.time() + LEASE_SECONDS).where(
                 Job.id == job.id, Job.lease_owner == owner
             ).execute()
+            before, cancelled = cancelled, _is_cancelled(job)
+            if before and cancelled:
+                _log.warning("job %d was cancelled; its worker ends with it", job.id)
+                # It has not died: no attempt of the job's is counted.
+                Job.update(lease_owner=None, lease_until=0.0, finished_at=time.time()).where(
+                    Job.id == job.id, Job.lease_owner == owner
+                ).execute()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     in_vain = f"the lease of job {job.id} was not renewed"
     with beating(renew, HEARTBEAT, f"lease of job {job.id}", in_vain):
         yield
+
+
+def _is_cancelled(job: Job) -> bool:
+    return bool(Series.get_by_id(job.series_id).state == State.CANCELLED.value)

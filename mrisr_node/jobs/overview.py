@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from peewee import JOIN, fn
 
-from mrisr_node.jobs.estimates import Estimate, time_left
+from mrisr_node.jobs.estimates import Estimate, Estimator
 from mrisr_node.jobs.stages import SENDING
-from mrisr_node.records import ACTIVE, Instance, Job, Series, State
+from mrisr_node.records import ACTIVE, Instance, Job, Series, State, folded
 
-__all__ = ["SeriesOverview", "count", "find", "overview"]
+__all__ = ["Action", "SeriesOverview", "Which", "count", "find", "overview"]
+
+# Of what somebody types.
+_MOST_WORDS = 10
+
+
+class Action(StrEnum):
+    """What can be done about a series as it is now."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    SEND_AGAIN = "send-again"
+    """The PACS did not take its result, which is kept."""
+    AGAIN = "again"
+    """Have it processed again, though it was."""
+    DELETE = "delete"
+    """Delete the local copies."""
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which series are meant; what is left out does not matter."""
+
+    state: State | None = None
+    words: str = ""
+    """All of these are in patient id, name, accession number or description; or it is a UID."""
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,6 +52,10 @@ class SeriesOverview:
     series_instance_uid: str
     description: str
     modality: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
     sender: str
     instances: int
     expected_instances: int | None
@@ -32,55 +65,83 @@ class SeriesOverview:
     state_at: float
     copies_deleted_at: float | None
     """When the files of its instances were deleted here; the PACS has them."""
+    job: int | None
+    """The id of its newest job."""
     recipe: str | None
     stage: str | None
     progress: float
     """Part of the current stage that is done, 0 to 1."""
     time_left: Estimate | None
+    """None where nothing is to be waited for."""
     result_series_uid: str | None
     dead_letter: bool
     """The PACS did not take its result, which is kept and can be sent again."""
+    actions: tuple[Action, ...]
 
 
 def overview(
-    *, state: State | None = None, limit: int = 100, offset: int = 0
+    which: Which | None = None, *, limit: int = 100, offset: int = 0
 ) -> list[SeriesOverview]:
     """Return the received series, newest first."""
-    return [_row(series) for series in _query(state).limit(limit).offset(offset)]
+    estimator = Estimator()
+    rows = _query(which or Which()).limit(limit).offset(offset)
+    return [_row(series, estimator) for series in rows]
 
 
 def find(series_id: int) -> SeriesOverview | None:
     """Return one series by its record id."""
-    return next((_row(s) for s in _query(None).where(Series.id == series_id)), None)
+    found = _query(Which()).where(Series.id == series_id)
+    return next((_row(series, Estimator()) for series in found), None)
 
 
-def count(state: State | None = None) -> int:
+def count(which: Which | None = None) -> int:
     """Return how many series there are."""
-    query = Series.select()
-    return int((query.where(Series.state == state.value) if state else query).count())
+    return int(Series.select().where(*_conditions(which or Which())).count())
 
 
-def _query(state: State | None) -> Any:  # noqa: ANN401 - peewee's query type is private
+def _conditions(which: Which) -> Iterator[Any]:
+    yield Series.id.is_null(False)  # peewee wants at least one
+    if which.state is not None:
+        yield Series.state == which.state.value
+    for field in (Series.study_instance_uid, Series.series_instance_uid):
+        if wanted := getattr(which, field.name):
+            yield field == wanted
+    if words := folded(which.words).split():
+        uid = which.words.strip()
+        all_words = Series.words.contains(words[0])
+        for word in words[1:_MOST_WORDS]:
+            all_words &= Series.words.contains(word)
+        is_uid = (Series.series_instance_uid == uid) | (Series.study_instance_uid == uid)
+        yield all_words | is_uid
+
+
+def _query(which: Which) -> Any:  # noqa: ANN401 - peewee's query type is private
     newest = Job.select(fn.MAX(Job.id)).where(Job.series == Series.id)
     instances = Instance.select(fn.COUNT(Instance.id)).where(Instance.series == Series.id)
-    query = (
+    return (
         Series.select(Series, Job, instances.alias("received"))
         .join(Job, JOIN.LEFT_OUTER, on=(Job.id == newest), attr="job")
+        .where(*_conditions(which))
         .order_by(Series.received_at.desc(), Series.id.desc())
     )
-    return query.where(Series.state == state.value) if state else query
 
 
-def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attributes of its own
+def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 - a joined row
     job = getattr(series, "job", None)
-    if job is not None and job.id is None:
+    if job is not None and (job.id is None or job.deleted_at is not None):
         job = None
+    state = State(series.state)
+    dead = bool(job and state is State.FAILED and job.stage in SENDING)
     return SeriesOverview(
         id=series.id,
         study_instance_uid=series.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         description=series.description,
         modality=series.modality,
+        patient_id=series.patient_id or "",
+        patient_name=series.patient_name,
+        accession_number=series.accession_number,
+        study_date=series.study_date,
         sender=series.sender,
         instances=series.received,
         expected_instances=series.expected_instances,
@@ -89,13 +150,28 @@ def _row(series: Any) -> SeriesOverview:  # noqa: ANN401 - a joined row has attr
         received_at=series.received_at,
         state_at=series.state_at,
         copies_deleted_at=series.copies_deleted_at,
+        job=job.id if job else None,
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
-        time_left=time_left(job) if job and State(series.state) in ACTIVE else None,
+        time_left=estimator.time_left(job) if job and state in ACTIVE else None,
         result_series_uid=_newest_result(series),
-        dead_letter=bool(job and series.state == State.FAILED.value and job.stage in SENDING),
+        dead_letter=dead,
+        actions=tuple(_actions(series, job, dead)),
     )
+
+
+def _actions(series: Any, job: Job | None, dead: bool) -> Iterator[Action]:  # noqa: ANN401
+    state = State(series.state)
+    if state in ACTIVE and job is not None and job.stage not in SENDING:
+        yield Action.CANCEL
+    if state in (State.FAILED, State.CANCELLED):
+        yield Action.SEND_AGAIN if dead else Action.RETRY
+    if state in (State.DONE, State.SKIPPED):
+        yield Action.AGAIN
+    over = state in (State.DONE, State.SKIPPED, State.FAILED, State.CANCELLED)
+    if over and job is not None and series.copies_deleted_at is None:
+        yield Action.DELETE
 
 
 def _newest_result(series: Any) -> str | None:  # noqa: ANN401 - as above

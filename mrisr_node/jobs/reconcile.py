@@ -27,12 +27,12 @@ from mrisr_node.records import Failure, Instance, Job, RefusalReport, ResultSeri
 from mrisr_node.results.bounded_http import BoundedSession
 from mrisr_node.settings import Settings
 
-__all__ = ["Reconciler"]
+__all__ = ["MODALITY", "Reconciler", "is_result"]
 
 _log = logging.getLogger(__name__)
 
-# The modality under which Orthanc's configuration names our receiver.
-_MODALITY = "mrisr"
+MODALITY = "mrisr"
+"""How Orthanc's configuration names our receiver."""
 # After so many vain requests the series is shown as failed; it is still asked for.
 _PATIENCE = 3
 # Seconds that one request may take, and those after which a round makes no further one.
@@ -152,7 +152,7 @@ class Reconciler:
     def _look_at(self, found: dict[str, Any]) -> bool:
         tags = found["MainDicomTags"]
         uid, there = tags.get("SeriesInstanceUID", ""), len(found["Instances"])
-        if not found.get("IsStable") or not there or self._ours(uid):
+        if not found.get("IsStable") or not there or is_result(uid):
             return False
         known = Series.get_or_none(Series.series_instance_uid == uid)
         awaited = known is not None and known.state == State.RECEIVING.value
@@ -186,17 +186,6 @@ class Reconciler:
         compared = now if self.compared_at is None else min(self.compared_at, now)
         return compared - changed.timestamp() > self._settings.reconcile_days * 86_400
 
-    def _ours(self, series_instance_uid: str) -> bool:
-        """Tell whether it is a series of a result: the thin slices, or what belongs to them."""
-        return any(
-            table.select().where(uid == series_instance_uid).exists()
-            for table, uid in (
-                (ResultSeries, ResultSeries.series_instance_uid),
-                (RefusalReport, RefusalReport.series_instance_uid),
-                (Job, Job.result_series_uid),  # all that older versions wrote down
-            )
-        )
-
     def _unsuitable(self, found: dict[str, Any]) -> str | None:
         """Return why a series is not worth sending, by three instances: a series may be mixed."""
         instances = found["Instances"]
@@ -217,7 +206,8 @@ class Reconciler:
 
     def _note(self, found: dict[str, Any], state: State, reason: str) -> None:
         """Show a series that is in the PACS alone, with the reason."""
-        study = self._get(f"/studies/{found['ParentStudy']}")["MainDicomTags"]
+        parent = self._get(f"/studies/{found['ParentStudy']}")
+        study, patient = parent["MainDicomTags"], parent.get("PatientMainDicomTags", {})
         tags = found["MainDicomTags"]
         with records.transaction():
             series = Series.create(
@@ -225,6 +215,10 @@ class Reconciler:
                 study_instance_uid=study.get("StudyInstanceUID", ""),
                 modality=tags.get("Modality", ""),
                 description=tags.get("SeriesDescription", "")[:64],
+                patient_id=patient.get("PatientID", "")[:64],
+                patient_name=patient.get("PatientName", "")[:194],
+                accession_number=study.get("AccessionNumber", "")[:64],
+                study_date=study.get("StudyDate", "")[:64],
                 sender=self._settings.pacs_ae_title,
                 expected_instances=len(found["Instances"]),
             )
@@ -250,7 +244,7 @@ class Reconciler:
         self._asked[orthanc_id] = (tries + 1, now + delay)
         # Permissive: one instance of a class that is not accepted must not keep the others back.
         body = {"Resources": [orthanc_id], "Asynchronous": True, "Permissive": True}
-        self._request("POST", f"/modalities/{_MODALITY}/store", json=body)
+        self._request("POST", f"/modalities/{MODALITY}/store", json=body)
         _log.info("the PACS was asked to send a series that never arrived whole")
         return True
 
@@ -265,3 +259,15 @@ class Reconciler:
             self._spent += time.monotonic() - began
         answer.raise_for_status()
         return answer
+
+
+def is_result(series_instance_uid: str) -> bool:
+    """Tell whether it is a series of a result: the thin slices, or what belongs to them."""
+    return any(
+        table.select().where(uid == series_instance_uid).exists()
+        for table, uid in (
+            (ResultSeries, ResultSeries.series_instance_uid),
+            (RefusalReport, RefusalReport.series_instance_uid),
+            (Job, Job.result_series_uid),  # all that older versions wrote down
+        )
+    )

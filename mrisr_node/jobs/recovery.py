@@ -24,6 +24,8 @@ Unrenewed = dict[int, tuple[float, int]]
 # Three looks are at least two beats of the owner apart.
 _LOOKS = 3
 
+_STOPPED = (State.FAILED, State.CANCELLED)
+
 
 def recover(queues: Queues, unrenewed: Unrenewed | None = None) -> int:
     """Send a message for every job that nobody holds and nobody is about to take.
@@ -63,21 +65,21 @@ def recover(queues: Queues, unrenewed: Unrenewed | None = None) -> int:
 
 
 def retry(series_id: int, reason: str = "tried again") -> None:
-    """Queue a failed series again.
+    """Queue a series again that failed or was cancelled.
 
     Raises
     ------
     StateError
-        The series is not failed, or there is none of that id.
+        It did not, or there is none of that id.
     """
     with records.transaction():
         series = Series.get_or_none(Series.id == series_id)
         if series is None:
             raise StateError(f"there is no series {series_id}")
-        if State(series.state) is not State.FAILED:
+        if State(series.state) not in _STOPPED:
             raise StateError(
-                f"only a series that failed can be tried again, and series {series_id} is"
-                f" {series.state}"
+                "only a series that failed or was cancelled can be tried again, and series"
+                f" {series_id} is {series.state}"
             )
         series.move(State.QUEUED, reason)
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
@@ -103,9 +105,9 @@ def retry(series_id: int, reason: str = "tried again") -> None:
 
 
 def _failed_in_a_job(series: Series) -> bool:
-    """Tell whether a series failed while it was processed, not while it was looked at."""
+    """Tell whether a series ended while it was processed, not while it was looked at."""
     failed = Transition.select().where(
-        Transition.series == series, Transition.target == State.FAILED.value
+        Transition.series == series, Transition.target.in_([state.value for state in _STOPPED])
     )
     last = failed.order_by(Transition.id.desc()).first()
     return last is not None and State(last.source) in ACTIVE

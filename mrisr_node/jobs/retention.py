@@ -2,28 +2,29 @@
 
 A series loses its files (on the spool, and in its jobs' folders) when it has ended, its age is past
 retention, and the PACS shows all of its instances; a series that is done also needs its result
-confirmed there. Its record stays, and so do the rows of its instances: an instance that comes
-again is known by them and opens nothing. First the record says that the copies are deleted, then
-they are; what a crash leaves in between is found by ``leftovers``.
+confirmed there (``copies``).
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from peewee import fn
 
 from mrisr_node import records
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.quarantine import Quarantine
-from mrisr_node.jobs.findings import previews_of
+from mrisr_node.jobs.copies import (
+    HeldByPacs,
+    StillNeeded,
+    delete_copies,
+    forget_deleted_instances,
+)
 from mrisr_node.jobs.leftovers import remove_leftovers, size_of
-from mrisr_node.records import Instance, Job, Rejection, Series, State
+from mrisr_node.records import Instance, Rejection, Series, State
 from mrisr_node.settings import Settings
 
 __all__ = ["Retention"]
@@ -41,8 +42,6 @@ _AT_ONCE = 20
 _DOWN = 3
 _LEFTOVERS_EVERY = 6 * 3600.0
 
-HeldByPacs = Callable[[str, str], set[str]]
-
 
 class Retention:
     """Deletes local copies that are past retention.
@@ -50,8 +49,7 @@ class Retention:
     Parameters
     ----------
     held_by_pacs
-        Asked with study and series UID: the SOP Instance UIDs that the PACS shows; raises
-        `DeliveryError` where it cannot be asked.
+        Asked about every series whose copies are past retention.
     """
 
     def __init__(
@@ -86,7 +84,9 @@ class Retention:
         self._in_vain = 0
         try:
             self._by_age([State.DONE], settings.retention_days)
-            self._by_age([State.SKIPPED, State.FAILED], settings.retention_failed_days)
+            self._by_age(
+                [State.SKIPPED, State.FAILED, State.CANCELLED], settings.retention_failed_days
+            )
             self._by_size()
         except DeliveryError as error:
             _log.warning("no local copies are deleted: %s", error)
@@ -97,24 +97,18 @@ class Retention:
             remove_leftovers(settings, now)
 
     def reopen(self) -> None:
-        """Forget the deleted instances of series that opened again, so that they are asked for.
-
-        A late slice alone makes no volume: while the others have rows, nobody would send them.
-        """
+        """Forget the deleted instances of series that opened again, so that they are asked for."""
         opened = Series.select().where(
             Series.state == State.RECEIVING.value, Series.copies_deleted_at.is_null(False)
         )
         # Read to the end before anything is written (see `Assembly.sweep`).
         for series in list(opened):
             with records.transaction():
-                instances = Instance.select().where(Instance.series == series)
-                gone = [i.id for i in instances if not (self._settings.spool_dir / i.path).exists()]
-                Instance.delete().where(Instance.id.in_(gone)).execute()
-                Series.update(copies_deleted_at=None).where(Series.id == series.id).execute()
+                gone = forget_deleted_instances(self._settings, series)
             _log.info(
                 "series %d opened again; %d deleted instances are to come again",
                 series.id,
-                len(gone),
+                gone,
             )
 
     def _by_age(self, states: list[State], days: float | None) -> None:
@@ -170,41 +164,17 @@ class Retention:
             _log.warning("series %d is past retention (%s) and stays: %s", series.id, why, error)
             return 0
         self._in_vain = 0
-        with records.transaction():
-            now = Series.get_by_id(series.id)
-            instances = list(Instance.select().where(Instance.series == series))
-            jobs = list(Job.select().where(Job.series == series, Job.lease_owner.is_null()))
-            moved_on = (now.state, now.state_at) != (series.state, series.state_at)
-            if moved_on or not _confirmed(now):
-                return 0
-            # What a peer was promised (storage commitment) is kept from here on by the PACS.
-            missing = {instance.sop_instance_uid for instance in instances} - shown
-            if missing:
+        try:
+            freed = delete_copies(self._settings, series, shown, self._clock())
+        except StillNeeded as error:
+            if error.missing:
                 self._kept[series.id] = self._clock() + _DAY
                 _log.warning(
-                    "series %d is past retention (%s) and stays: the PACS does not show %d of its"
-                    " %d instances; send them there, and its copies are deleted",
-                    *(series.id, why, len(missing), len(instances)),
+                    "series %d is past retention (%s) and stays: %s", series.id, why, error
                 )
-                return 0
-            Series.update(copies_deleted_at=self._clock()).where(Series.id == series.id).execute()
-        paths = [self._settings.spool_dir / instance.path for instance in instances]
-        with records.transaction():
-            # Opened again in this moment, it needs what it has.
-            if Series.get_by_id(series.id).copies_deleted_at is not None:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-        freed = sum(instance.size for instance in instances)
-        for job in jobs:
-            folder = self._job_folder(job)
-            freed += size_of(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(previews_of(self._settings, job.id), ignore_errors=True)
+            return 0
         _log.info("local copies of series %d deleted: %s", series.id, why)
         return freed
-
-    def _job_folder(self, job: Job) -> Path:
-        return self._settings.work_dir / str(job.id)
 
     def _quarantined(self) -> None:
         days = self._settings.retention_quarantine_days
@@ -217,11 +187,3 @@ class Retention:
             count += 1
         if count:
             _log.info("%d objects in quarantine deleted: older than %g days", count, days)
-
-
-def _confirmed(series: Series) -> bool:
-    """Tell whether the PACS has shown the result of a series that is done."""
-    if series.state != State.DONE.value:
-        return True
-    newest = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-    return newest is not None and newest.delivered_at is not None

@@ -11,6 +11,7 @@ from mrisr_node.beats import signs, write_beat
 from mrisr_node.choices import Recipe
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.commitment_reports import CommitmentReports
+from mrisr_node.intake.patients import note_patients
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import Unrenewed, recover
@@ -42,6 +43,7 @@ class Rounds:
         self._retention = Retention(settings, Pacs(settings).instances)
         self._unrenewed: Unrenewed = {}
         self._owner = records.owner_name()
+        self._patients_unknown = True
         self._beaten = self._recovered = self._reconciled = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
@@ -72,6 +74,8 @@ class Rounds:
         self._retention.reopen()
         for job in self._assembly.sweep():
             self._queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+        if self._patients_unknown:
+            self._patients_unknown = note_patients(self._settings.spool_dir)
         now = time.monotonic()
         if now - self._recovered >= _RECOVER_EVERY:
             self._recovered = now

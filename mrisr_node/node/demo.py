@@ -64,7 +64,7 @@ _UNSEEN_SECONDS = 60.0
 _STUCK_SECONDS = 1800.0
 _LINE_SECONDS = 15.0
 """How often progress inside a stage is told where there is no terminal."""
-_END = {State.DONE, State.SKIPPED, State.FAILED}
+_END = {State.DONE, State.SKIPPED, State.FAILED, State.CANCELLED}
 _PORTS = ("receiver_port", "orthanc_http_port", "pacs_port", "web_port")
 
 
@@ -79,7 +79,7 @@ class _Sent:
     paths: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     """Files by transfer syntax."""
     view: dict[str, Any] = field(default_factory=dict)
-    """The node's own words about it (/api/jobs)."""
+    """The node's own words about it (/api/series)."""
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -235,7 +235,7 @@ def _follow(settings: Settings, sent: list[_Sent], token: str, console: Console)
     """Show how far the series are, until each has come to its end."""
     began = changed = time.monotonic()
     by_uid = {s.series_uid: s for s in sent}
-    url = f"http://127.0.0.1:{settings.web_port}/api/jobs?limit=500"
+    url = f"http://127.0.0.1:{settings.web_port}/api/series?limit=500"
     with (
         _display(console) as show,
         httpx.Client(headers={"Authorization": f"Bearer {token}"}, trust_env=False) as client,
@@ -301,9 +301,10 @@ def _in_words(view: dict[str, Any]) -> str:
     left = view.get("time_left")
     if not left:
         return f" ({view['reason']})" if view.get("reason") else ""
-    guess = "" if left["basis"] == "history" else ", by another machine's times"
+    if left["seconds"] is None:
+        return " (time left unknown: some stage has never run here)"
     low, likely, high = (_duration(left[key]) for key in ("low", "seconds", "high"))
-    return f" (about {likely} left, {low} to {high}{guess})"
+    return f" (about {likely} left, {low} to {high})"
 
 
 def _duration(seconds: float) -> str:

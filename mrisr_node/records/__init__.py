@@ -5,6 +5,7 @@ queue message is a wake-up, never a fact. Times are seconds since the epoch, UTC
 """
 
 from mrisr_node.records.engine import connection, database, owner_name, transaction
+from mrisr_node.records.idempotency import IdempotencyKey
 from mrisr_node.records.jobs import Job, ResultSeries, StageRun
 from mrisr_node.records.opening import open_records
 from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
@@ -18,14 +19,14 @@ from mrisr_node.records.series import (
     Rejection,
     Series,
     Transition,
+    folded,
 )
 from mrisr_node.records.states import ACTIVE, State, StateError
 
 __all__ = [
     "ACTIVE", "DIED", "DISK_FULL", "ApiSession", "ApiToken", "Beat", "CommitmentReport",
-    "CommitmentRequest", "Failure", "Instance", "Job", "RefusalReport", "Rejection",
-    "ResultSeries", "Series", "SignInFailures",
-    "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
-    "database",
+    "CommitmentRequest", "Failure", "IdempotencyKey", "Instance", "Job", "RefusalReport",
+    "Rejection", "ResultSeries", "Series", "SignInFailures", "StageRun", "State", "StateError",
+    "Transition", "User", "WebSession", "connection", "database", "folded",
     "open_records", "owner_name", "transaction",
 ]  # fmt: skip

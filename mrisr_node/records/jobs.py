@@ -34,6 +34,8 @@ class Job(Record):
     """When the PACS showed the whole result."""
     committed_at = FloatField(null=True)
     """When the PACS promised to keep the whole result (Storage Commitment)."""
+    deleted_at = FloatField(null=True)
+    """When somebody deleted it; its row is what is left of it."""
     outcome = TextField(default="{}")
     """JSON: fidelity figures, checkpoint identity, what was sent where."""
 
@@ -42,6 +44,7 @@ class StageRun(Record):
     """One run of one stage of a job: what the estimates learn from."""
 
     job = ForeignKeyField(Job, backref="runs", on_delete="CASCADE")
+    job_id: int
     stage = CharField(index=True)
     started_at = FloatField()
     seconds = FloatField(null=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import unicodedata
+from typing import Any
 
 from peewee import CharField, FloatField, ForeignKeyField, IntegerField, TextField
 
@@ -19,12 +21,15 @@ __all__ = [
     "Rejection",
     "Series",
     "Transition",
+    "folded",
 ]
 
 _log = get_logger(__name__)
 
 DIED = "Died"
 """The kind of failure of a stage whose worker ended in the middle, killed or out of memory."""
+
+_SEPARATORS = str.maketrans(dict.fromkeys("^=,;", " "))
 
 DISK_FULL = "DiskFull"
 """The kind of failure of a stage that found no room for what it made."""
@@ -37,6 +42,14 @@ class Series(Record):
     study_instance_uid = CharField(index=True)
     modality = CharField(default="")
     description = CharField(default="")
+    patient_id = CharField(null=True)
+    """Null until it has been looked at: older versions did not write it down."""
+    patient_name = CharField(default="")
+    """As in DICOM: ``Family^Given``, and after ``=`` the same in other scripts (PS3.5 6.2)."""
+    accession_number = CharField(default="")
+    study_date = CharField(default="")
+    words = TextField(default="")
+    """What it is searched by (`folded`); kept by `save`."""
     sender = CharField(default="")
     state = CharField(default=State.RECEIVING.value, index=True)
     reason = TextField(default="")
@@ -46,6 +59,12 @@ class Series(Record):
     expected_instances = IntegerField(null=True)
     copies_deleted_at = FloatField(null=True)
     """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
+
+    def save(self, *args: Any, **keywords: Any) -> int:  # noqa: ANN401 - peewee's
+        """Write the row, with the words that it is searched by."""
+        named = self.patient_id, self.patient_name, self.accession_number, self.description
+        self.words = folded(" ".join(filter(None, named)))
+        return int(super().save(*args, **keywords))
 
     def move(self, to: State, reason: str = "") -> None:
         """Change the state, in one transaction with the line that says when and why.
@@ -74,6 +93,7 @@ class Transition(Record):
     """One change of a series' state."""
 
     series = ForeignKeyField(Series, backref="transitions", on_delete="CASCADE")
+    series_id: int  # peewee's own accessor of the foreign key's value
     source = CharField()
     target = CharField()
     reason = TextField(default="")
@@ -127,3 +147,10 @@ class RefusalReport(Record):
     failed_at = FloatField()
     """When the series failed (`Series.state_at`): one that fails again is reported again."""
     sent_at = FloatField()
+
+
+def folded(text: str) -> str:
+    """Return words so that case, accents and the parts of a name do not matter in comparing."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    letters = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(letters.translate(_SEPARATORS).split())

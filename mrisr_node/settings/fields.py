@@ -258,6 +258,9 @@ class FrontDoor(BaseModel):
     orthanc_config: Path = Field(
         default=_ROOT / "orthanc", description="our configuration template and script for Orthanc"
     )
+    maximum_event_streams: int = Field(
+        default=200, ge=1, description="pages and tools that follow /api/events at one time"
+    )
 
 
 class People(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from mrisr_node.web.audit_search import audit_router
 from mrisr_node.web.auth import auth_router
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
+from mrisr_node.web.events import events_router
+from mrisr_node.web.feed import Feed
 from mrisr_node.web.guard import Guard
 from mrisr_node.web.headers import SecurityHeaders
 from mrisr_node.web.health import Health, health_router
@@ -35,6 +37,7 @@ from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
+from mrisr_node.web.series import Id, known_series, series_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.storing import open_stores
 from mrisr_node.web.upstream import pacs_client
@@ -46,8 +49,14 @@ __all__ = ["create_app"]
 _PAGES = Path(__file__).parent / "pages"
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the web application; the records are opened here, in the process that serves."""
+def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """Return the web application; the records are opened here, in the process that serves.
+
+    Parameters
+    ----------
+    stopping
+        Whether the server has been told to end: what is open for long ends then by itself.
+    """
     open_records(settings.database_path)
     open_audit(settings.audit_path)
     limits = RateLimits(settings)
@@ -84,6 +93,14 @@ def create_app(settings: Settings) -> FastAPI:
             request, "series.html", {"person": person, "here": "series"}
         )
 
+    @app.get("/series/{series_id}", include_in_schema=False, dependencies=[allow(Permission.READ)])
+    def series_page(request: Request, series_id: Id) -> Response:
+        known_series(series_id)
+        person = request.state.person
+        return templates.TemplateResponse(
+            request, "one-series.html", {"person": person, "here": "one", "id": series_id}
+        )
+
     @app.get("/quarantine", include_in_schema=False, dependencies=[allow(Permission.READ)])
     async def quarantine_page(request: Request) -> Response:
         person = request.state.person
@@ -96,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse("/viewer/", 308)
 
     health = Health(settings)
+    app.state.feed = feed = Feed(settings.maximum_event_streams, stopping)
     require_permissions(app.routes)
     for router in (
         health_router(health),
@@ -105,7 +123,9 @@ def create_app(settings: Settings) -> FastAPI:
         users_router(settings),
         people_pages_router(settings, templates),
         audit_router(),
+        series_router(settings),
         jobs_router(settings),
+        events_router(feed),
         results_router(settings, templates),
         quarantine_router(settings),
         compare_router(settings, templates),

@@ -11,6 +11,7 @@ import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -123,6 +124,8 @@ class Guard:
             if person is not None and limited:
                 seconds = self._limits.by_user(person.username)
         scope.setdefault("state", {})["person"] = person
+        # What stays open asks again who it is for.
+        scope["state"]["person_now"] = partial(self._person, request)
         answer = too_many(seconds) if seconds else self._refusal(request, person)
         if answer is not None:
             await answer(scope, receive, send)

@@ -57,7 +57,7 @@ class ReleaseView(BaseModel):
 
     released: bool
     outcome: str
-    series: int | None = Field(description="the series that it belongs to, as in /api/jobs")
+    series: int | None = Field(description="the series that it belongs to, as in /api/series")
 
 
 def quarantine_router(settings: Settings) -> APIRouter:

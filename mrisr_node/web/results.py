@@ -24,8 +24,8 @@ from mrisr_node.people.roles import Permission
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
 from mrisr_node.settings import Settings
-from mrisr_node.web.jobs import STAGE_NAMES
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.stages import STAGE_NAMES
 from mrisr_node.web.viewer import comparison_path
 
 __all__ = ["ResidualView", "ResultView", "results_router"]

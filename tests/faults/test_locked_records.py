@@ -184,16 +184,16 @@ def test_the_front_door_says_so_and_goes_on(settings):
         )
         with locked(settings):
             # Whoever only reads is not held up.
-            assert browser.get("/api/jobs").json()["total"] == 1
+            assert browser.get("/api/series").json()["total"] == 1
             assert browser.get("/").status_code == 200
             for client in (tool, browser):
-                answer = client.post(f"/api/jobs/{series.id}/retry")
+                answer = client.post(f"/api/series/{series.id}/retry")
                 _is_busy(answer)
             form = {"username": "admin", "password": "wrong"}
             with door.client(Origin=door.url) as stranger:
                 assert stranger.post("/sign-in", data=form).status_code == 401
             assert tool.get("/readyz").status_code == 503
-        assert tool.post(f"/api/jobs/{series.id}/retry").status_code < 300
+        assert tool.post(f"/api/series/{series.id}/retry").status_code < 300
     assert Series.get().state in (State.QUEUED, State.RECEIVING)
 
 

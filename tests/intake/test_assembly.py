@@ -93,6 +93,7 @@ def test_instances_that_only_the_pacs_has_are_waited_for_and_then_named(settings
     clock.ahead = 70
     assert assembly.sweep() == []
     assert Series.get().state == State.RECEIVING
+    assert Series.get().expected_instances == 6
     clock.ahead = 350
     assert assembly.sweep() == []
     # Six quiet times, and two sweeps over the PACS.

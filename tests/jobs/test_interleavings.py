@@ -17,9 +17,9 @@ from small_dicom import encoded_slice, instance_uid
 from small_world import SERIES, SLICES, World, sources_of
 
 from mrisr_node.intake.spool import StoreOutcome
+from mrisr_node.jobs.cancellation import CannotCancel, cancel
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.stages import Queue
-from mrisr_node.records import _NEXT as LEGAL
 from mrisr_node.records import (
     ACTIVE,
     Instance,
@@ -31,6 +31,7 @@ from mrisr_node.records import (
     StateError,
     Transition,
 )
+from mrisr_node.records.states import NEXT as LEGAL
 from mrisr_node.settings import load_settings
 
 # Each example syncs hundreds of commits, which no disk has to see.
@@ -48,7 +49,7 @@ FAILURES = st.lists(
 )
 # What other processes may do between two statements of one.
 MEANWHILE = st.lists(
-    st.sampled_from(["slice", "minute", "sweep", "recover", "work", "retry"]),
+    st.sampled_from(["slice", "minute", "sweep", "recover", "work", "retry", "cancel"]),
     min_size=1,
     max_size=5,
 )
@@ -141,11 +142,16 @@ class Interleavings(RuleBasedStateMachine):
     def a_message_is_lost(self, queue):
         self.world.queues._hueys[queue].dequeue()
 
-    @precondition(lambda self: Series.select().where(Series.state == "failed").exists())
+    @precondition(lambda self: self._stopped().exists())
     @rule(fault=FAULT)
     def try_again(self, fault):
-        for series in Series.select().where(Series.state == State.FAILED.value):
+        for series in self._stopped():
             self._run(lambda series=series: self._retry(series), fault)
+
+    @precondition(lambda self: Job.select().exists())
+    @rule(fault=FAULT)
+    def cancel(self, fault):
+        self._run(self._cancel, fault)
 
     @rule()
     def restart(self):
@@ -178,7 +184,7 @@ class Interleavings(RuleBasedStateMachine):
                 assert step.target in LEGAL[state]
                 state = State(step.target)
             assert series.state == state
-            if state in (State.FAILED, State.SKIPPED):
+            if state in (State.FAILED, State.SKIPPED, State.CANCELLED):
                 assert series.reason
 
     @invariant()
@@ -208,7 +214,9 @@ class Interleavings(RuleBasedStateMachine):
         return list(Series.select()) if hasattr(self, "world") else []
 
     def _ended(self, series):
-        assert State(series.state) in (State.DONE, State.FAILED, State.SKIPPED)
+        assert State(series.state) in (
+            State.DONE, State.FAILED, State.SKIPPED, State.CANCELLED,
+        )  # fmt: skip
         assert {i.sop_instance_uid for i in series.instances} >= {
             uid for uid in self.accepted if uid.startswith(f"{series.series_instance_uid}.")
         }
@@ -235,7 +243,20 @@ class Interleavings(RuleBasedStateMachine):
         try:
             retry(series.id)
         except StateError:
-            assert Series.get_by_id(series.id).state != State.FAILED
+            assert Series.get_by_id(series.id).state not in ("failed", "cancelled")
+
+    def _stopped(self):
+        return Series.select().where(Series.state.in_(["failed", "cancelled"]))
+
+    def _cancel(self):
+        """Cancel the newest job; nothing of a cancelled one begins to be stored."""
+        job = Job.select().order_by(Job.id.desc()).first()
+        if job is None:
+            return
+        stored = StageRun.select().where(StageRun.stage == "store").count()
+        with contextlib.suppress(CannotCancel):
+            cancel(job.id, "somebody")
+            assert StageRun.select().where(StageRun.stage == "store").count() == stored
 
     def _run(self, action, fault):
         if fault is None:
@@ -262,12 +283,13 @@ class Interleavings(RuleBasedStateMachine):
         elif word == "work":
             self.world.work_off(1)
         elif word == "retry":
-            for series in Series.select().where(Series.state == State.FAILED.value):
+            for series in self._stopped():
                 self._retry(series)
+        elif word == "cancel":
+            self._cancel()
 
 
 TestInterleavings = Interleavings.TestCase
-
 
 # What was found.
 
@@ -351,3 +373,23 @@ def test_a_slice_at_any_moment_of_a_delivery_leads_to_one_newer_result(machine, 
     machine.arrive(0, [5], "ONE", False, None)
     machine.settle()
     assert Series.get().state == State.DONE
+
+
+@pytest.mark.parametrize("step", range(26))
+def test_a_job_that_is_cancelled_at_any_moment_leaves_a_whole_result_or_none(machine, step):
+    machine.arrive(0, range(5), "ONE", False, None)
+    machine.world.now += 61
+    machine.sweep(None)
+    machine.work(Queue.CPU, 0, [], None)
+    machine.work(Queue.GPU, 0, [], None)
+    machine.work(Queue.DELIVERY, 0, [], (step, ["cancel"]))
+    [series] = Series.select()
+    assert series.state in (State.DONE, State.CANCELLED)
+    assert bool(machine.world.pacs.results) == (series.state == State.DONE)
+    assert Job.get().finished_at is not None
+    assert Job.get().lease_owner is None
+    if series.state == State.CANCELLED:
+        assert series.reason == "cancelled by somebody"
+        machine.try_again(None)
+        machine.settle()
+        assert Series.get().state == State.DONE

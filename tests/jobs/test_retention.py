@@ -106,7 +106,7 @@ def test_done_and_confirmed_goes_after_its_days_and_its_record_stays(settings, s
     assert Instance.select().count() == SLICES
 
 
-@pytest.mark.parametrize("state", [State.SKIPPED, State.FAILED])
+@pytest.mark.parametrize("state", [State.SKIPPED, State.FAILED, State.CANCELLED])
 def test_skipped_and_failed_series_have_their_own_age(settings, samples, clock, state):
     _received(settings, samples[0], state)
     retention = _retention(settings, clock)
@@ -120,7 +120,8 @@ def test_skipped_and_failed_series_have_their_own_age(settings, samples, clock, 
 
 
 @pytest.mark.parametrize(
-    "state", [s for s in State if s not in (State.DONE, State.SKIPPED, State.FAILED)]
+    "state",
+    [s for s in State if s not in (State.DONE, State.SKIPPED, State.FAILED, State.CANCELLED)],
 )
 def test_what_is_under_way_never_goes(settings, samples, clock, state):
     _received(settings, samples[0], state)

@@ -101,7 +101,7 @@ def _page(settings):
     """Return the reasons that the page gets to show."""
     token = create_token("admin", "test")
     answer = httpx.get(
-        f"{settings.viewer_url}/api/jobs",
+        f"{settings.viewer_url}/api/series",
         params={"limit": 200},
         headers={"Authorization": f"Bearer {token}"},
     ).raise_for_status()

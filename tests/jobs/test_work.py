@@ -20,7 +20,6 @@ from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import DeliveryError, SeriesError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
-from mrisr_node.jobs.estimates import time_left
 from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover, retry
@@ -263,18 +262,6 @@ def test_a_result_stays_in_view_when_a_later_job_fails(settings, job):
     Job.create(series=job.series_id, recipe="native", voxels=1)
     _series(job).move(State.FAILED, "no luck")
     assert find(job.series_id).result_series_uid == "2.25.7"
-
-
-def test_estimates_learn_from_this_machine(settings, job):
-    assert time_left(job).basis == "reference"
-    for stage in Stage:
-        StageRun.create(job=job, stage=stage.value, started_at=0, seconds=10, voxels=500,
-                        finished=True)  # fmt: skip
-    left = time_left(job)
-    assert left.basis == "history"
-    # Eight stages of the native recipe, a volume twice the size of those before.
-    assert left.seconds == pytest.approx(8 * 20)
-    assert find(job.series_id).time_left == left
 
 
 def test_a_pacs_that_takes_everything_and_shows_nothing_is_given_up(settings, job, monkeypatch):

@@ -1,4 +1,4 @@
-"""The page of series in a real browser."""
+"""The pages of series in a real browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from web_door import PASSWORD, Door, served
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
-from mrisr_node.records import Job, Series, State, Transition
+from mrisr_node.records import Instance, Job, Series, StageRun, State, Transition, User
 from mrisr_node.web.viewer import comparison_path
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><b>T1</b>"
@@ -35,14 +35,19 @@ def page(chromium: Browser, door: Door) -> Iterator[Page]:
     trouble: list[str] = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("console", lambda line: trouble.append(line.text) if line.type == "error" else None)
+    sign_in(page, door)
+    yield page
+    # A refusal stands in the console, whatever the page makes of it.
+    assert [line for line in trouble if "409 (Conflict)" not in line] == []
+    context.close()
+
+
+def sign_in(page: Page, door: Door) -> None:
     page.goto(f"{door.url}/")
     page.get_by_label("User name").fill("admin")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Series")).to_be_visible()
-    yield page
-    assert trouble == []
-    context.close()
 
 
 def add(uid: str, state: State, description: str = "T1 axial", **job) -> Series:
@@ -71,13 +76,15 @@ def test_a_series_is_followed_without_a_reload(page):
     series.move(State.QUEUED)
     Job.create(series=series, recipe=Recipe.NATIVE.value)
     expect(row).to_contain_text("Waiting for its turn")
-    expect(row).to_contain_text("once it is its turn (from reference figures)")
+    expect(row).to_contain_text("time left unknown")
     series.move(State.PREPARING)
-    Job.update(stage=Stage.BRAIN.value, progress=0.5).execute()
+    Job.update(stage=Stage.BRAIN.value, progress=0.5, lease_owner="somebody").execute()
     expect(row).to_contain_text("Finding the brain")
     bar = row.get_by_role("progressbar", name="Progress of T1 axial")
     expect(bar).to_have_js_property("value", 1.5 / 8)
-    expect(row).to_contain_text(re.compile("about .* left"))
+    for stage in Stage:
+        StageRun.create(job=Job.get(), stage=stage.value, started_at=1, seconds=30, finished=True)
+    expect(row).to_contain_text(re.compile(r"about 3 min left \(\d+ (s|min) to \d+ min\)"))
     assert row.get_by_role("link", name="Compare").count() == 0
     series.move(State.RESOLVING)
     series.move(State.DELIVERING)
@@ -96,11 +103,13 @@ def test_a_failed_series_says_why_and_can_be_tried_again(page):
     row = page.get_by_role("row", name="T1 axial")
     expect(row).to_contain_text("the slices are 9 mm apart")
     expect(row).to_contain_text("Stopped at: Super-resolving")
-    button = row.get_by_role("button", name="Try T1 axial again")
+    button = row.get_by_role("button", name="Try again: T1 axial")
     expect(button).to_be_visible()
-    skipped = add("2.2", State.SKIPPED, "scout")
+    skipped = add("2.2", State.RECEIVING, "scout")
+    skipped.move(State.COMPLETE)
+    skipped.move(State.SKIPPED, "a localizer")
     expect(page.get_by_role("row", name="scout")).to_contain_text("skipped")
-    assert page.get_by_role("button", name="Try scout again").count() == 0
+    assert page.get_by_role("button", name="Try again: scout").count() == 0
     assert skipped.state == "skipped"
 
 
@@ -114,13 +123,160 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(page, door):
         (folder.parent / "result.json").write_text('{"instances": 1}')
         digests = digests_of(folder)
         (folder.parent / "digests.json").write_text(json.dumps(digests))
-    page.get_by_role("button", name="Send head 1 again").click()
+    page.get_by_role("button", name="Send again: head 1").click()
     row = page.get_by_role("row", name="head 1")
     expect(row).to_contain_text("queued")
-    expect(row.get_by_role("button")).to_have_count(0)
+    expect(row.get_by_role("button", name="Send again")).to_have_count(0)
     page.get_by_role("button", name="Send all 2 undelivered results again").click()
     expect(page.get_by_role("button", name=re.compile("undelivered"))).to_have_count(0)
     expect(page.locator("[data-state=queued]")).to_have_count(3)
+
+
+def test_one_box_finds_a_series_by_what_somebody_knows_of_it(page):
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    mine = add("8.1", State.RECEIVING, "T1 tra")
+    mine.patient_id, mine.patient_name = "P-77", "Müller^Anna Maria^^Dr=山田^花子"
+    mine.accession_number, mine.study_date = "ACC9", "20261124"
+    mine.save()
+    add("8.2", State.DONE, "T2 cor")
+    row = page.get_by_role("row", name="T1 tra")
+    words = "Müller, Anna Maria Dr · 山田, 花子 · P-77 · accession ACC9 · 2026-11-24"
+    expect(row).to_contain_text(words)
+    box = page.get_by_role("searchbox", name="Search")
+    for typed in ("anna mull", "acc9", "p-77", "花子"):
+        box.fill(typed)
+        expect(page.get_by_text("1 series", exact=True)).to_be_visible()
+        expect(page.locator("#rows tr")).to_have_count(1)
+    # It stays live while somebody looks for one.
+    Instance.create(series=mine, sop_instance_uid="8.1.1", path="x", sha256="", size=1)
+    expect(row).to_contain_text("1 of 24 images")
+    box.fill("nobody")
+    expect(page.get_by_text("No series like that has arrived.")).to_be_visible()
+    box.fill("")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    # Neither the history of the browser nor any log of addresses learns a name.
+    assert not any("anna" in url.lower() or "nobody" in url for url in [*asked, page.url])
+    assert page.evaluate("history.length") <= 3
+
+
+def test_what_happens_is_heard_and_not_asked_for(page):
+    series = add("9.1", State.RECEIVING)
+    expect(page.locator("#rows tr")).to_have_count(1)
+    page.wait_for_timeout(3000)  # what was under way is over
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(5000)
+    assert asked == []
+    series.move(State.COMPLETE)
+    expect(page.get_by_role("row", name="T1 axial")).to_contain_text("complete")
+
+
+def test_without_events_it_is_asked_for(chromium, door):
+    """A proxy that lets none through."""
+    Series.delete().execute()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.route("**/api/events**", lambda route: route.abort())
+    sign_in(page, door)
+    add("9.2", State.RECEIVING)
+    expect(page.get_by_role("row", name="T1 axial")).to_contain_text("receiving")
+    context.close()
+
+
+def test_one_series_with_its_history_and_jobs(page, door):
+    series = add("10.1", State.RECEIVING)
+    series.patient_name = "Doe^Jane"
+    series.save()
+    page.get_by_role("link", name="T1 axial", exact=True).click()
+    expect(page.get_by_role("heading", name="T1 axial")).to_be_visible()
+    expect(page.locator("#facts")).to_contain_text("Doe, Jane")
+    expect(page.get_by_text("Nothing has been computed yet.")).to_be_visible()
+    page.evaluate("window.sameDocument = true")
+    series.move(State.COMPLETE, "all 24 are here")
+    series.move(State.QUEUED, "24 slices, 5.00 mm apart")
+    job = Job.create(series=series, recipe=Recipe.NATIVE.value, lease_owner="somebody")
+    series.move(State.PREPARING)
+    StageRun.create(job=job, stage="convert", started_at=1e9, seconds=2.5, finished=True)
+    StageRun.create(job=job, stage="brain", started_at=1e9)
+    Job.update(stage="brain").execute()
+    history = page.get_by_role("table", name="Changes of state")
+    expect(history).to_contain_text("all 24 are here")
+    expect(history.get_by_role("row")).to_have_count(5)
+    expect(page.get_by_role("heading", name=f"Job {job.id}: running")).to_be_visible()
+    expect(page.get_by_role("row", name="Finding the brain")).to_contain_text("running")
+    expect(page.get_by_role("row", name="Reading the slices")).to_contain_text("2.5")
+    # By the keyboard alone, and not by accident.
+    button = page.get_by_role("button", name="Cancel: T1 axial")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Stop working on this series?")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert Series.get().state == State.PREPARING
+    button.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").press("Enter")
+    expect(history).to_contain_text("cancelled by admin")
+    expect(page.locator("#now")).to_contain_text("Stopped at: Finding the brain")
+    page.get_by_role("button", name="Try again: T1 axial").click()
+    expect(history).to_contain_text("tried again by admin")
+    assert page.evaluate("window.sameDocument")
+    with door.tool() as tool:
+        assert tool.get("/series/4711").status_code == 404
+
+
+def test_what_the_node_refuses_is_said(page):
+    series = add("11.1", State.RESOLVING, stage="superresolve")
+    page.goto(f"{page.url}series/{series.id}")
+    page.get_by_role("button", name="Cancel: T1 axial").click()
+    # Meanwhile it has come to its end.
+    Job.update(stage="store").execute()
+    StageRun.create(job=Job.get(), stage="store", started_at=1.0)
+    with page.expect_response("**/cancel"):
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("is stored whole")
+
+
+def test_who_may_only_look_sees_no_buttons(chromium, door):
+    Series.delete().execute()
+    User.update(role="viewer").execute()
+    context = chromium.new_context()
+    page = context.new_page()
+    try:
+        series = add("12.1", State.FAILED, stage="brain")
+        sign_in(page, door)
+        row = page.get_by_role("row", name="T1 axial")
+        expect(row).to_contain_text("failed")
+        assert row.get_by_role("button").count() == 0
+        page.goto(f"{door.url}/series/{series.id}")
+        expect(page.locator("#now .state")).to_have_text("failed")
+        assert page.locator("main").get_by_role("button").count() == 0
+    finally:
+        User.update(role="admin").execute()
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_one_series_fits_the_screen(page, width, scheme, tmp_path):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    series = add("13.1", State.RECEIVING, "T1_mprage_" + "x" * 50)
+    series.patient_id, series.patient_name = "P-" + "7" * 40, "Müller-Lüdenscheidt^Anna"
+    series.save()
+    series.move(State.COMPLETE, "all 24 instances that the PACS knows are here")
+    series.move(State.QUEUED, "24 slices, 5.00 mm apart")
+    job = Job.create(series=series, recipe=Recipe.NATIVE.value, stage="brain", progress=0.4,
+                     lease_owner="x", attempts=1)  # fmt: skip
+    series.move(State.PREPARING)
+    for stage in Stage:
+        StageRun.create(job=job, stage=stage.value, started_at=1.8e9, seconds=12.3, finished=True)
+    page.goto(f"{page.url}series/{series.id}")
+    expect(page.get_by_role("heading", name=f"Job {job.id}")).to_be_visible()
+    page.screenshot(path=tmp_path / f"one-series-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert min(page.evaluate(CONTRAST).values()) >= 4.5
 
 
 def test_descriptions_are_text(page):

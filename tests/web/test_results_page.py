@@ -107,7 +107,9 @@ def test_figures_for_tools(door, series_id, results):
                  f"/coronal/{side}").content)).size for side in SIDES}  # fmt: skip
         assert sizes == {(160, 320)}
         assert (
-            tool.get("/api/jobs").json()["items"][0]["result_url"].endswith(f"/results/{series_id}")
+            tool.get("/api/series")
+            .json()["items"][0]["result_url"]
+            .endswith(f"/results/{series_id}")
         )
 
 

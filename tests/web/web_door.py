@@ -50,8 +50,8 @@ def served(settings: Settings) -> Iterator[Door]:
     """Serve a front door at the port of the settings, in a thread."""
     ensure_admin(settings)
     set_password("admin", PASSWORD)
-    app = create_app(settings)
-    config = uvicorn.Config(app, port=settings.web_port, log_level="warning", ws="none")
+    app = create_app(settings, lambda: server.should_exit)
+    config = uvicorn.Config(app, port=settings.web_port, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,0 +1,253 @@
+"""A node that runs elsewhere, over its API: what the commands do there with ``--server``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from mrisr_node.errors import NodeError, SettingsError
+
+__all__ = ["Outcome", "Server", "ServerError"]
+
+_TIMEOUT = httpx.Timeout(60.0, read=600.0)
+# Of one STOW-RS request, which is held in memory.
+_BATCH, _BATCH_BYTES = 24, 64 * 1024**2
+_ASK_EVERY = 2.0
+# Seconds after which a series that the node does not know was not forwarded to it.
+_UNSEEN = 180.0
+_LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+_ENDED = frozenset({"done", "skipped", "failed", "cancelled"})
+_FAILED, _REASON, _UID = "00081198", "00081197", "00081155"
+
+
+class ServerError(NodeError):
+    """The server cannot be reached, or does not do what it was asked for."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one series that was sent."""
+
+    series_instance_uid: str
+    state: str
+    reason: str = ""
+    folder: Path | None = None
+
+
+class Server:
+    """A node's API, with the token of the environment.
+
+    Parameters
+    ----------
+    url
+        Of the front door, e.g. ``https://mrisr.hospital.example``.
+
+    Raises
+    ------
+    SettingsError
+        There is no token, or it would cross a network where anybody can read it.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SettingsError(f"--server wants an address as https://node.example, not {url}")
+        if parts.scheme == "http" and parts.hostname not in _LOCAL:
+            raise SettingsError("--server wants https://: by http:// anybody could read the token")
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {_token()}"},
+            timeout=_TIMEOUT,
+            # Proxies of the environment have no business with what is on this machine.
+            trust_env=parts.hostname not in _LOCAL,
+        )
+
+    def series(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON
+        """Return series as ``GET /api/series`` lists them."""
+        given = {name: value for name, value in filters.items() if value is not None}
+        items: list[dict[str, Any]] = self._ask("GET", "/api/series", params=given).json()["items"]
+        return items
+
+    def retry(self, series_id: int) -> None:
+        """Try a series again."""
+        self._ask("POST", f"/api/series/{series_id}/retry")
+
+    def store(self, paths: Sequence[Path], stored: Callable[[int], None]) -> list[str]:
+        """Store DICOM files as they are (STOW-RS, PS3.18 10.5).
+
+        Parameters
+        ----------
+        stored
+            Told how many were sent.
+
+        Returns
+        -------
+        list of str
+            In words, what was not taken.
+        """
+        refused, done = [], 0
+        for batch in _batches(paths):
+            boundary = uuid.uuid4().hex
+            answer = self._request(
+                "POST",
+                "/dicom-web/studies",
+                content=_multipart(batch, boundary),
+                headers={
+                    "Content-Type": 'multipart/related; type="application/dicom";'
+                    f" boundary={boundary}",
+                    "Accept": "application/dicom+json",
+                },
+            )
+            if answer.status_code not in (200, 202, 409):
+                raise _error(answer)
+            refused += _refused(answer)
+            done += len(batch)
+            stored(done)
+        return refused
+
+    def wait(
+        self, sent: dict[str, int], report: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Outcome]:
+        """Wait until every series has come to its end.
+
+        Parameters
+        ----------
+        sent
+            How many instances of each series were sent, by its UID.
+        report
+            Told of each series whenever it was asked for.
+        """
+        ended: dict[str, Outcome] = {}
+        began = time.monotonic()
+        while True:
+            for uid in sent.keys() - ended.keys():
+                row = next(iter(self.series(series_instance_uid=uid)), None)
+                # What it was before the instances arrived says nothing about them.
+                if row is None or row["instances"] < sent[uid]:
+                    if time.monotonic() - began > _UNSEEN:
+                        arrived = row["instances"] if row else 0
+                        words = f"{arrived} of {sent[uid]} images reached the node from its PACS"
+                        ended[uid] = Outcome(uid, "failed", words)
+                    continue
+                report(row)
+                if row["state"] in _ENDED:
+                    ended[uid] = Outcome(uid, row["state"], row["reason"])
+            if len(ended) == len(sent):
+                return ended
+            time.sleep(_ASK_EVERY)
+
+    def download(self, uid: str, place: Path) -> None:
+        """Fetch the result of a series, all of its stacks, into a new folder."""
+        row = self.series(series_instance_uid=uid)[0]["id"]
+        stacks = len(self._ask("GET", f"/api/results/{row}").json()["stacks"])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".mrisr-", dir=place.parent) as work:
+            whole = Path(work) / "whole"
+            for number in range(1, stacks + 1):
+                folder = whole if stacks == 1 else whole / f"stack-{number}"
+                self._unpack(f"/api/results/{row}/dicom?stack={number}", Path(work), folder)
+            whole.rename(place)
+
+    def _unpack(self, path: str, work: Path, folder: Path) -> None:
+        archive = work / "result.zip"
+        with self._reaching(), self._client.stream("GET", path) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                raise _error(answer)
+            with archive.open("wb") as file:
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+        with zipfile.ZipFile(archive) as packed:
+            for name in packed.namelist():
+                if not re.fullmatch(r"[a-z]+/[0-9]+\.dcm", name):
+                    raise ServerError("the server's ZIP file holds something that is no result")
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with packed.open(name) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+
+    def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:  # noqa: ANN401
+        answer = self._request(method, path, **what)
+        if not answer.is_success:
+            raise _error(answer)
+        return answer
+
+    def _request(self, method: str, path: str, **what: Any) -> httpx.Response:  # noqa: ANN401
+        with self._reaching():
+            return self._client.request(method, path, **what)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise ServerError(
+                f"the server cannot be reached, or gives no answer ({type(error).__name__})"
+            ) from error
+
+
+def _token() -> str:
+    """Return the token: never from the command line, which everybody on the machine can read."""
+    if token := os.environ.get("MRISR_TOKEN"):
+        return token.strip()
+    if named := os.environ.get("MRISR_TOKEN_FILE"):
+        try:
+            return Path(named).read_text().strip()
+        except OSError as error:
+            raise SettingsError(f"MRISR_TOKEN_FILE cannot be read ({error.strerror})") from error
+    raise SettingsError("--server needs a token: set MRISR_TOKEN, or MRISR_TOKEN_FILE to its file")
+
+
+def _error(answer: httpx.Response) -> ServerError:
+    try:
+        detail = str(answer.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        detail = answer.reason_phrase
+    return ServerError(f"the server answers {answer.status_code}: {detail}")
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    size = 0
+    for path in paths:
+        here = path.stat().st_size
+        if batch and (len(batch) == _BATCH or size + here > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += here
+    if batch:
+        yield batch
+
+
+def _multipart(paths: Sequence[Path], boundary: str) -> bytes:
+    """Return a body of whole files, as they are (RFC 2387)."""
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    parts = [head + path.read_bytes() + b"\r\n" for path in paths]
+    return b"".join([*parts, f"--{boundary}--\r\n".encode()])
+
+
+def _refused(answer: httpx.Response) -> list[str]:
+    """Return what an answer says was not stored (PS3.18, table 10.5.3-1)."""
+    try:
+        failed = answer.json().get(_FAILED, {}).get("Value", [])
+        return [
+            f"{one.get(_UID, {}).get('Value', ['?'])[0]}:"
+            f" 0x{int(one.get(_REASON, {}).get('Value', [0])[0]):04X}"
+            for one in failed
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ServerError(f"the server's answer {answer.status_code} is no STOW-RS one") from None

@@ -1,0 +1,235 @@
+"""The series of the node over HTTP: what arrived, where it is, and how long it takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from mrisr_node.jobs.dead_letters import dead_letters
+from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
+from mrisr_node.jobs.recovery import retry
+from mrisr_node.people.roles import Permission
+from mrisr_node.records import State, StateError, Transition
+from mrisr_node.settings import Settings
+from mrisr_node.web.permissions import allow
+from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
+from mrisr_node.web.viewer import comparison_path, study_path
+
+__all__ = ["SeriesList", "SeriesView", "Uid", "known_series", "series_router", "series_view"]
+
+_LONGEST_SEARCH = 200
+_NONE: dict[int | str, dict[str, Any]] = {404: {"description": "there is none"}}
+Limit = Annotated[int, Field(ge=1, le=500)]
+Offset = Annotated[int, Field(ge=0, le=10**9)]
+Uid = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]
+Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class SeriesView(BaseModel):
+    """One received series and what has become of it."""
+
+    id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    description: str
+    modality: str
+    patient_id: str
+    patient_name: str = Field(description="as in DICOM: Family^Given")
+    accession_number: str
+    study_date: str = Field(description="as in DICOM: YYYYMMDD")
+    sender: str
+    instances: int
+    expected_instances: int | None
+    state: State
+    reason: str
+    received_at: float = Field(description="seconds since 1970")
+    state_at: float = Field(description="when it came into this state, seconds since 1970")
+    copies_deleted_at: float | None = Field(description="when its files were deleted here; the"
+                                            " PACS has them")  # fmt: skip
+    job: int | None = Field(description="its newest job, as in /api/jobs")
+    recipe: str | None
+    stage: str | None
+    stage_name: str | None = Field(description="the stage in words")
+    progress: float = Field(description="part of the current stage that is done, 0 to 1")
+    overall: float = Field(description="part of the way through all stages, 0 to 1")
+    time_left: TimeLeft | None
+    result_series_uid: str | None
+    dead_letter: bool = Field(
+        description="the PACS did not take the result; it is kept and can be sent again"
+    )
+    actions: list[Action] = Field(description="what can be done about it now, by who may")
+    viewer_url: str | None = Field(
+        description="original and result side by side, once the result is in the PACS"
+    )
+    result_url: str | None = Field(description="the page of the result, once it is in the PACS")
+    study_url: str = Field(description="the study in OHIF")
+
+
+class SeriesList(BaseModel):
+    """A page of series, newest first."""
+
+    total: int
+    dead_letters: int = Field(description="results of all series that can be sent again")
+    limit: int
+    offset: int
+    items: list[SeriesView]
+
+
+class Search(BaseModel):
+    """What is looked for. It is a body: names in addresses would stand in logs and histories."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: str = Field(
+        default="",
+        max_length=_LONGEST_SEARCH,
+        description="each of its words is in the patient's id or name, the accession number or the"
+        " description, whatever its case and accents; or it is a study's or series' UID",
+    )
+    state: State | None = None
+    limit: Limit = 50
+    offset: Offset = 0
+
+
+class TransitionView(BaseModel):
+    """One thing that happened to a series."""
+
+    id: int = Field(description="the id of the event in /api/events, too")
+    source: State
+    target: State
+    reason: str
+    at: float = Field(description="seconds since 1970")
+
+
+class History(BaseModel):
+    """What happened to a series, oldest first."""
+
+    items: list[TransitionView]
+
+
+def series_router(settings: Settings) -> APIRouter:
+    """Return the routes under ``/api/series``."""
+    router = APIRouter(prefix="/api/series", tags=["series"], dependencies=[allow(Permission.READ)])
+
+    def page(which: Which, limit: int, offset: int) -> SeriesList:
+        rows = overview(which, limit=limit, offset=offset)
+        return SeriesList(
+            total=count(which),
+            dead_letters=len(dead_letters()),
+            limit=limit,
+            offset=offset,
+            items=[series_view(settings, row) for row in rows],
+        )
+
+    @router.get("", summary="List the series that arrived")
+    def list_series(
+        state: State | None = None,
+        study_instance_uid: Annotated[Uid | None, Query()] = None,
+        series_instance_uid: Annotated[Uid | None, Query()] = None,
+        limit: Annotated[Limit, Query()] = 50,
+        offset: Annotated[Offset, Query()] = 0,
+    ) -> SeriesList:
+        which = Which(
+            state=state,
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+        )
+        return page(which, limit, offset)
+
+    @router.post("/search", summary="Search by patient, accession number or description")
+    def search(wanted: Search) -> SeriesList:
+        return page(Which(state=wanted.state, words=wanted.q), wanted.limit, wanted.offset)
+
+    @router.get("/{series_id}", summary="One series", responses=_NONE)
+    def one_series(series_id: Id) -> SeriesView:
+        return series_view(settings, known_series(series_id))
+
+    @router.get(
+        "/{series_id}/transitions",
+        summary="What happened to a series, when and why",
+        responses=_NONE,
+    )
+    def transitions(series_id: Id) -> History:
+        known_series(series_id)
+        rows = Transition.select().where(Transition.series == series_id).order_by(Transition.id)
+        return History(
+            items=[
+                TransitionView(
+                    id=row.id,
+                    source=State(row.source),
+                    target=State(row.target),
+                    reason=row.reason,
+                    at=row.at,
+                )
+                for row in rows
+            ]
+        )
+
+    @router.post(
+        "/{series_id}/retry",
+        summary="Try a series again that failed or was cancelled",
+        dependencies=[allow(Permission.OPERATE)],
+        responses=_NONE | {409: {"description": "it did neither"}},
+    )
+    def retry_series(series_id: Id, request: Request) -> SeriesView:
+        known_series(series_id)
+        try:
+            retry(series_id, f"tried again by {request.state.person.username}")
+        except StateError as error:
+            raise HTTPException(409, f"{error}; look again") from error
+        return series_view(settings, known_series(series_id))
+
+    return router
+
+
+def known_series(series_id: int) -> SeriesOverview:
+    """Return a series, or raise 404."""
+    row = find(series_id)
+    if row is None:
+        raise HTTPException(404, f"there is no series {series_id}")
+    return row
+
+
+def series_view(settings: Settings, row: SeriesOverview) -> SeriesView:
+    """Return a series as the API gives it."""
+    compare = None
+    # A result that is not confirmed yet would open on an empty viewport.
+    if row.result_series_uid:
+        compare = settings.viewer_url + comparison_path(
+            row.study_instance_uid, row.series_instance_uid, row.result_series_uid
+        )
+    done = row.state == State.DONE
+    return SeriesView(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        description=row.description,
+        modality=row.modality,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
+        accession_number=row.accession_number,
+        study_date=row.study_date,
+        sender=row.sender,
+        instances=row.instances,
+        expected_instances=row.expected_instances,
+        state=State(row.state),
+        reason=row.reason,
+        received_at=row.received_at,
+        state_at=row.state_at,
+        copies_deleted_at=row.copies_deleted_at,
+        job=row.job,
+        recipe=row.recipe,
+        stage=row.stage,
+        stage_name=stage_name(row.stage),
+        progress=row.progress,
+        overall=1.0 if done else overall(row.recipe, row.stage, row.progress),
+        time_left=time_left(row.time_left),
+        result_series_uid=row.result_series_uid,
+        dead_letter=row.dead_letter,
+        actions=list(row.actions),
+        viewer_url=compare,
+        result_url=f"{settings.viewer_url}/results/{row.id}" if row.result_series_uid else None,
+        study_url=settings.viewer_url + study_path(row.study_instance_uid),
+    )
