@@ -63,6 +63,7 @@ def _retention_quarantine_and_commitment(tables: _Tables) -> None:
 
 def _front_door(tables: _Tables) -> None:
     tables.add("apitoken", "scopes", CharField(default=""))
+    tables.add("series", "format", CharField(default="dicom"))
 
 
 STEPS: Sequence[Step] = (_retention_quarantine_and_commitment, _front_door)

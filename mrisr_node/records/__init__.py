@@ -20,11 +20,12 @@ from mrisr_node.records.series import (
     Transition,
 )
 from mrisr_node.records.states import ACTIVE, State, StateError
+from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload, UploadState
 
 __all__ = [
-    "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Beat", "CommitmentReport", "CommitmentRequest",
-    "Failure", "Instance", "Job", "RefusalReport", "Rejection", "ResultSeries", "Series",
-    "StageRun", "State", "StateError", "Transition", "User", "WebSession", "connection",
-    "database",
+    "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Batch", "Beat", "CommitmentReport",
+    "CommitmentRequest", "Failure", "Instance", "Job", "NiftiSeries", "RefusalReport", "Rejection",
+    "ResultSeries", "Series", "StageRun", "State", "StateError", "StoredFile", "Transition",
+    "Upload", "UploadState", "User", "WebSession", "connection", "database",
     "open_records", "owner_name", "transaction",
 ]  # fmt: skip

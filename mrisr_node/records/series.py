@@ -46,6 +46,8 @@ class Series(Record):
     expected_instances = IntegerField(null=True)
     copies_deleted_at = FloatField(null=True)
     """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
+    format = CharField(default="dicom")
+    """``dicom``; or ``nifti``: a file, of which `NiftiSeries` tells more, and no instances."""
 
     def move(self, to: State, reason: str = "") -> None:
         """Change the state, in one transaction with the line that says when and why.

@@ -18,8 +18,10 @@ from mrisr_node import __version__
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
+from mrisr_node.web.checkpoints import checkpoints_router
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
+from mrisr_node.web.files import files_router
 from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
 from mrisr_node.web.jobs import jobs_router
@@ -29,6 +31,8 @@ from mrisr_node.web.problems import install_problem_handlers
 from mrisr_node.web.quarantine import quarantine_router
 from mrisr_node.web.results import results_router
 from mrisr_node.web.signin import sign_in_router
+from mrisr_node.web.tus import tus_router
+from mrisr_node.web.uploads import uploads_router
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.viewer import Viewer
 
@@ -92,6 +96,10 @@ def create_app(settings: Settings) -> FastAPI:
         results_router(settings, templates),
         quarantine_router(settings),
         compare_router(settings, templates),
+        uploads_router(settings, templates),
+        tus_router(settings),
+        files_router(settings),
+        checkpoints_router(settings),
         gateway_router(settings),
     ):
         require_permissions(router.routes)
