@@ -32,7 +32,15 @@ from mrisr_node.intake.screening import SOP_CLASSES, Header, Rejected
 from mrisr_node.intake.spool import Draft, Spool
 from mrisr_node.intake.statuses import StoreStatus
 from mrisr_node.logs import words_of
-from mrisr_node.records import Instance, NiftiSeries, Series, StoredFile, Upload, UploadState
+from mrisr_node.records import (
+    Instance,
+    NiftiSeries,
+    Series,
+    State,
+    StoredFile,
+    Upload,
+    UploadState,
+)
 from mrisr_node.records.states import ACTIVE
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
@@ -259,6 +267,11 @@ class Uploads:
     def _forget(self, before: float) -> None:
         ended = [UploadState.DONE.value, UploadState.REFUSED.value]
         Upload.delete().where(Upload.state.in_(ended), Upload.touched_at < before).execute()
+        over = [State.DONE.value, State.FAILED.value]
+        Series.update(copies_deleted_at=time.time()).where(
+            Series.format == "nifti", Series.state.in_(over), Series.state_at < before,
+            Series.copies_deleted_at.is_null(),
+        ).execute()  # fmt: skip
         for file in list(StoredFile.select().where(StoredFile.created_at < before)):
             delete_file(self._settings, file)
 

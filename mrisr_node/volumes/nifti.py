@@ -85,11 +85,16 @@ def slice_axis_of(facts: NiftiFacts) -> int:
     return int(np.argmax(facts.spacing_mm))
 
 
-def read_slices(path: Path, axis: int) -> Volume:
+def read_slices(path: Path, axis: int) -> tuple[Volume, str]:
     """Read a file as a converted DICOM series comes: axes (column, row, slice).
 
     Columns and rows run as people look at them: to the left and to the back, and downwards in
     upright planes. The slices run along the normal, as a right-handed system has it.
+
+    Returns
+    -------
+    tuple
+        The slices, and where the axes of the file lead, such as ``RAS``.
 
     Raises
     ------
@@ -103,7 +108,8 @@ def read_slices(path: Path, axis: int) -> Volume:
         raise ConversionError("some voxels hold values that are no numbers")
     if data.min() == data.max():
         raise ConversionError(f"the file holds no signal: every voxel is {data.min():g}")
-    return _as_displayed(Volume(data, affine), axis)
+    axes = "".join(str(code) for code in nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]
+    return _as_displayed(Volume(data, affine), axis), axes
 
 
 def _as_displayed(volume: Volume, axis: int) -> Volume:

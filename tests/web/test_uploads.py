@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import socket
+import struct
 import time
 import zipfile
 from io import BytesIO
