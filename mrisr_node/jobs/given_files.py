@@ -134,7 +134,7 @@ def with_given_file(workspace: Workspace, series: Series) -> Workspace:
 
 
 def keep_files(settings: Settings, job: Job) -> None:
-    """Make what a job has written of a file ones that can be downloaded, instead of earlier ones."""
+    """Have what a job wrote of a file downloaded from now on, instead of what it wrote before."""
     row = _row_of(job.series_id)
     if row is None:
         return

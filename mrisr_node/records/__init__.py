@@ -5,6 +5,7 @@ queue message is a wake-up, never a fact. Times are seconds since the epoch, UTC
 """
 
 from mrisr_node.records.engine import connection, database, owner_name, transaction
+from mrisr_node.records.idempotency import IdempotencyKey
 from mrisr_node.records.jobs import Job, ResultSeries, StageRun
 from mrisr_node.records.opening import open_records
 from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
@@ -24,8 +25,9 @@ from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload, U
 
 __all__ = [
     "ACTIVE", "DIED", "DISK_FULL", "ApiToken", "Batch", "Beat", "CommitmentReport",
-    "CommitmentRequest", "Failure", "Instance", "Job", "NiftiSeries", "RefusalReport", "Rejection",
-    "ResultSeries", "Series", "StageRun", "State", "StateError", "StoredFile", "Transition",
-    "Upload", "UploadState", "User", "WebSession", "connection", "database",
+    "CommitmentRequest", "Failure", "IdempotencyKey", "Instance", "Job", "NiftiSeries",
+    "RefusalReport", "Rejection", "ResultSeries", "Series", "StageRun", "State", "StateError",
+    "StoredFile", "Transition", "Upload", "UploadState", "User", "WebSession", "connection",
+    "database",
     "open_records", "owner_name", "transaction",
 ]  # fmt: skip

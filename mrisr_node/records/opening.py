@@ -9,6 +9,7 @@ from peewee import DatabaseError, SqliteDatabase
 from mrisr_node.errors import NodeError
 from mrisr_node.migrations import up_to_date
 from mrisr_node.records.engine import database
+from mrisr_node.records.idempotency import IdempotencyKey
 from mrisr_node.records.jobs import Job, ResultSeries, StageRun
 from mrisr_node.records.peers import Beat, CommitmentReport, CommitmentRequest
 from mrisr_node.records.people import ApiToken, User, WebSession
@@ -27,7 +28,7 @@ __all__ = ["open_records"]
 _TABLES = [
     Series, Transition, Instance, Rejection, Job, StageRun, ResultSeries, RefusalReport, Failure,
     Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiToken,
-    StoredFile, Upload, Batch, NiftiSeries,
+    IdempotencyKey, StoredFile, Upload, Batch, NiftiSeries,
 ]  # fmt: skip
 
 

@@ -1,0 +1,136 @@
+"""Creating something once, though the request for it comes twice (``Idempotency-Key``).
+
+A network that fails before the answer leaves a client that cannot know whether its request did
+anything. With a key it may ask again: the same request gets the first one's answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from mrisr_node import records
+from mrisr_node.records import IdempotencyKey
+
+__all__ = ["IdempotentRoute"]
+
+_KEPT = 86_400.0
+"""Seconds."""
+_LONGEST = 255
+_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": _LONGEST},
+    "description": "chosen by the client, e.g. a UUID; the same request again with the same key,"
+    " within a day, creates nothing and gets the same answer",
+}
+# An answer is written down with these; the others belong to one connection, or to every answer.
+_HEADERS = ("content-type", "location", "retry-after")
+# The front door is one process: what another one has left without an answer, it left for good.
+_process = records.owner_name()
+
+
+class IdempotentRoute(APIRoute):
+    """A route whose POST may be sent again with the same ``Idempotency-Key``.
+
+    Given to a router as its ``route_class``. Only what succeeded is remembered: what was refused
+    has changed nothing, and may be asked again with the same key. The body of a request with a key
+    is read into memory; where bodies are large, the route has to be one of another class.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:  # noqa: ANN401
+        if "POST" in (more.get("methods") or ()):
+            extra = dict(more.get("openapi_extra") or {})
+            extra["parameters"] = [*extra.get("parameters", ()), _HEADER]
+            more["openapi_extra"] = extra
+        super().__init__(path, endpoint, **more)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        create = super().get_route_handler()
+
+        async def create_once(request: Request) -> Response:
+            key = request.headers.get("idempotency-key")
+            if key is None or request.method != "POST":
+                return await create(request)
+            if not 1 <= len(key) <= _LONGEST:
+                raise HTTPException(422, f"an Idempotency-Key has 1 to {_LONGEST} characters")
+            mine = _digest(_asker(request), key.encode())
+            asked = _digest(
+                request.scope["path"].encode(),
+                request.scope["query_string"],
+                request.headers.get("content-type", "").encode(),
+                await request.body(),
+            )
+            before = await run_in_threadpool(_claim, mine, asked)
+            if before is not None:
+                return before
+            answer = None
+            try:
+                answer = await create(request)
+            finally:
+                await run_in_threadpool(_settle, mine, answer)
+            return answer
+
+        return create_once
+
+
+def _asker(request: Request) -> bytes:
+    """Return who asks, with what they may do: nobody gets an answer that they may not have."""
+    person = request.state.person
+    return "\0".join([person.username, *sorted(person.permissions)]).encode()
+
+
+def _claim(mine: str, asked: str) -> Response | None:
+    """Return what was answered before; None where it is now ours to answer."""
+    now = time.time()
+    with records.transaction():
+        IdempotencyKey.delete().where(IdempotencyKey.at < now - _KEPT).execute()
+        row = IdempotencyKey.get_or_none(IdempotencyKey.digest == mine)
+        if row is not None and row.status is None and row.process != _process:
+            row.delete_instance()
+            row = None
+        if row is None:
+            IdempotencyKey.create(digest=mine, request=asked, process=_process, at=now)
+            return None
+    if row.request != asked:
+        raise HTTPException(
+            422, "this Idempotency-Key came before with another request; choose a new one"
+        )
+    if row.status is None:
+        raise HTTPException(
+            409,
+            "the first request with this Idempotency-Key is still under way; ask again in a moment",
+            headers={"Retry-After": "1"},
+        )
+    headers = {**json.loads(row.headers), "Idempotency-Replayed": "true"}
+    return Response(bytes(row.body), row.status, headers)
+
+
+def _settle(mine: str, answer: Response | None) -> None:
+    """Remember the answer of a request that succeeded; forget any other."""
+    row = IdempotencyKey.get_or_none(IdempotencyKey.digest == mine)
+    if row is None:
+        return
+    if answer is None or answer.status_code >= 300:
+        row.delete_instance()
+        return
+    row.status, row.body = answer.status_code, bytes(answer.body)
+    row.headers = json.dumps({n: answer.headers[n] for n in _HEADERS if n in answer.headers})
+    row.save()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
