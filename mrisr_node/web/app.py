@@ -24,6 +24,7 @@ from mrisr_node.web.dicomweb import gateway_router
 from mrisr_node.web.files import files_router
 from mrisr_node.web.guard import Guard, SecurityHeaders
 from mrisr_node.web.health import Health, health_router
+from mrisr_node.web.inference import inference_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.metrics import metrics_router
 from mrisr_node.web.permissions import allow, require_permissions
@@ -100,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         tus_router(settings),
         files_router(settings),
         checkpoints_router(settings),
+        inference_router(settings),
         gateway_router(settings),
     ):
         require_permissions(router.routes)
