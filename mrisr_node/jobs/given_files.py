@@ -91,7 +91,9 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
         reason=words,
         format="nifti",
     )
-    Transition.create(series=series, source="", target=State.QUEUED.value, reason=words)
+    Transition.create(
+        series=series, source="", target=State.QUEUED.value, reason=words, at=series.state_at
+    )
     NiftiSeries.create(
         series=series,
         file=wish.file,

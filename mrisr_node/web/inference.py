@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
@@ -97,6 +97,15 @@ class InferenceView(BaseModel):
     )
 
 
+class InferenceList(BaseModel):
+    """A page of files that are processed, newest first."""
+
+    total: int
+    limit: int
+    offset: int
+    items: list[InferenceView]
+
+
 class Together(BaseModel):
     """Several files to process."""
 
@@ -155,6 +164,17 @@ def inference_router(settings: Settings) -> APIRouter:
         _, key = begin(request, asked.items, together=True)
         response.headers["Location"] = f"/api/inference/batch/{key}"
         return _batch_view(settings, Batch.get(Batch.key == key))
+
+    @router.get("", summary="List your files that are processed")
+    def list_inference(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> InferenceList:
+        own = NiftiSeries.select().where(NiftiSeries.owner == request.state.person.username)
+        rows = own.order_by(NiftiSeries.id.desc()).limit(limit).offset(offset)
+        items = [_view(settings, row) for row in rows]
+        return InferenceList(total=own.count(), limit=limit, offset=offset, items=items)
 
     @router.get("/batch/{key}", summary="Several that were begun together")
     def one_batch(request: Request, key: str) -> BatchView:
