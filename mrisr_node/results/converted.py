@@ -105,7 +105,7 @@ def _template(content: Content, attributes: Mapping[str, str], made_at: datetime
         *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
         *("ReferringPhysicianName", "StudyID", "AccessionNumber", "Manufacturer", "ScanOptions"),
         *("MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
-        *("AcquisitionNumber", "PositionReferenceIndicator"),
+        *("AcquisitionNumber", "PositionReferenceIndicator", "PatientPosition"),
     ):
         setattr(ds, keyword, attributes.get(keyword))
     ds.StudyDescription = attributes.get("StudyDescription", "")
