@@ -127,9 +127,9 @@ def write_head(path: Path, size: int) -> str:
     import nibabel as nib
 
     side = 512
-    slices = max(2, size // (2 * side * side))
+    slices = max(2, size // (8 * side * side))
     header = nib.Nifti1Header()
-    header.set_data_dtype(np.int16)
+    header.set_data_dtype(np.float64)
     header.set_data_shape((side, side, slices))
     header.set_zooms((0.5, 0.5, 2.0))
     header.set_sform(np.diag([0.5, 0.5, 2.0, 1.0]), 1)
@@ -138,7 +138,7 @@ def write_head(path: Path, size: int) -> str:
     random = np.random.default_rng(0)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        plane_of = (random.integers(0, 4000, (side, side)).astype(np.int16) for _ in range(slices))
+        plane_of = (random.random((side, side)) for _ in range(slices))
         for content in (header.binaryblock, bytes(4), *(p.tobytes() for p in plane_of)):
             file.write(content)
             digest.update(content)
@@ -241,6 +241,8 @@ def measure(folder: Path, size: int) -> dict[str, object]:
             headers=headers, trust_env=False, timeout=60,
         ) as direct:  # fmt: skip
             told = direct.get(where.removeprefix(url)).json()
+            if told["state"] != "done":
+                sys.exit(told["reason"])
             kept = direct.get(f"/api/files/{told['file']}/info").json()
     server.stop()
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import resource
 import shutil
 import stat
@@ -88,6 +89,8 @@ def examine(settings: Settings, path: Path, folder: Path) -> Examined:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", __name__, path, folder, str(most),
              str(settings.minimum_free_bytes), str(seconds)],
+            # Each thread of a library of linear algebra would count as memory.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * seconds,
             check=False,
         )  # fmt: skip

@@ -47,6 +47,10 @@ class Part:
                 self._path.unlink()
                 raise InUse("this upload was given up meanwhile")
             self.upload = found
+            # Fewer are there where somebody has lost the file; zeros must not take their place.
+            if (there := os.fstat(self._file).st_size) < found.offset:
+                found.offset = there
+                Upload.update(offset=there).where(Upload.id == found.id).execute()
             # What was written and never became durable, and is of no checksum that was right.
             os.ftruncate(self._file, self.upload.offset)
             os.lseek(self._file, 0, os.SEEK_END)

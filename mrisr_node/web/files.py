@@ -40,7 +40,12 @@ class FileView(BaseModel):
 
 def files_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/files``."""
-    router = APIRouter(prefix="/api/files", tags=["files"], dependencies=[allow(Permission.READ)])
+    router = APIRouter(
+        prefix="/api/files",
+        tags=["files"],
+        dependencies=[allow(Permission.READ)],
+        responses={404: {"description": "there is none, or not for you"}},
+    )
 
     @router.get("/{key}/info", summary="What a file is")
     def info(request: Request, key: str) -> FileView:

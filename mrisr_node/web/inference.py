@@ -140,6 +140,7 @@ def inference_router(settings: Settings) -> APIRouter:
         tags=["inference"],
         dependencies=[allow(Permission.READ)],
         route_class=IdempotentRoute,
+        responses={404: {"description": "there is none, or not for you"}},
     )
     operate = [allow(Permission.OPERATE)]
 

@@ -48,7 +48,15 @@ Version = Annotated[str | None, Header(alias="Tus-Resumable")]
 def tus_router(settings: Settings) -> APIRouter:
     """Return the routes of the protocol, under ``/api/uploads``."""
     router = APIRouter(
-        prefix="/api/uploads", tags=["uploads"], dependencies=[allow(Permission.STORE)]
+        prefix="/api/uploads",
+        tags=["uploads"],
+        dependencies=[allow(Permission.STORE)],
+        responses={
+            400: {"description": "a header of the protocol is missing or wrong"},
+            404: {"description": "there is no such upload of yours"},
+            409: {"description": "the upload is not where the request takes it to be"},
+            412: {"description": f"Tus-Resumable is not {_VERSION}"},
+        },
     )
 
     def headers(upload: Upload | None = None, **more: str) -> dict[str, str]:

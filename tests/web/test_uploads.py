@@ -18,6 +18,7 @@ from tus_client import TUS, Sender
 from web_door import Door, served
 
 from mrisr_node.jobs.uploads import Uploads
+from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.people.access import create_token
 from mrisr_node.records import Rejection, StoredFile, Upload, User
 
@@ -208,6 +209,40 @@ def test_unfinished_ones_expire_and_old_files_go(door, tool, sender):
     assert not (door.settings.files_dir / key).exists()
 
 
+def test_a_viewer_may_not_upload(door):
+    if not User.get_or_none(User.username == "vera"):
+        User.create(username="vera", password_hash="!", role="viewer")
+    with door.client(Authorization=f"Bearer {create_token('vera', 'tests')}") as viewer:
+        begun = viewer.post("/api/uploads", headers={**TUS, "Upload-Length": "5"})
+        assert begun.status_code == 403
+        assert viewer.get("/upload").status_code == 403
+        assert viewer.get("/api/checkpoints").status_code == 200
+
+
+def test_what_was_lost_is_not_taken_for_zeros(door, sender):
+    where = sender.begin(6)
+    sender.put(where, 0, b"abcd")
+    path = door.settings.uploads_dir / where.rsplit("/", 1)[1]
+    path.write_bytes(b"ab")
+    assert sender.put(where, 4, b"ef").status_code == 409
+    assert sender.offset(where) == 2
+    assert sender.put(where, 2, b"cd").status_code == 204
+    assert path.read_bytes() == b"abcd"
+
+
+def test_the_installed_checkpoints(door, tool):
+    found = tool.get("/api/checkpoints").json()
+    assert [one["name"] for one in found if one["preference"]] == ["thin-small"]
+    assert len(found) > 1
+    one = tool.get("/api/checkpoints/thin-small").json()
+    assert one == found[0]
+    assert one["card"]["contrasts"]
+    assert tool.get("/api/checkpoints/..%2fsecrets").status_code in (404, 405)
+
+
+# From here on other front doors open their own records in this process.
+
+
 def test_room_is_kept_free(make_settings, tmp_path):
     with served(make_settings(minimum_free_bytes=1 << 60)) as full, full.tool() as client:
         answer = client.post("/api/uploads", headers={**TUS, "Upload-Length": "5"})
@@ -308,6 +343,22 @@ def test_dicom_that_is_refused_goes_to_quarantine(careful):
     row = Rejection.get()
     assert row.sender == "admin"
     assert (careful.settings.quarantine_dir / row.path).stat().st_size == 332
+
+
+def test_dicom_waits_for_a_pacs_that_is_down(make_settings, needs_orthanc, sample_series):
+    settings = make_settings(minimum_free_bytes=0)
+    with served(settings) as running, running.tool() as client:
+        key = Sender(client).send(sample_series.paths[0].read_bytes(), "slice.dcm")
+        upload = checked(running, key)
+        assert upload.state == "sending"
+        assert "next try in" in upload.reason
+        assert (settings.uploads_dir / key).stat().st_size == upload.size
+        assert client.delete(f"/api/uploads/{key}", headers=TUS).status_code == 409
+        Upload.update(not_before=0.0).execute()
+        with OrthancProcess(settings):
+            upload = checked(running, key)
+        assert (upload.state, upload.reason) == ("done", "1 images are in the PACS")
+        assert list(settings.uploads_dir.iterdir()) == []
 
 
 def wait_until(true) -> None:
