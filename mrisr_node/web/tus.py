@@ -41,6 +41,7 @@ _PIECE, _DURABLE = 1 << 20, 16 << 20
 _MOST_UNFINISHED = 200
 """Of one person; each of them holds room for all of its bytes."""
 _LONGEST_NAME = 200
+_ASK_AGAIN = (408, 409, 423)
 
 Version = Annotated[str | None, Header(alias="Tus-Resumable")]
 
@@ -276,7 +277,11 @@ def _require_version(version: str | None) -> None:
 
 
 def _refusal(status: int, detail: str) -> HTTPException:
-    return HTTPException(status, detail, headers={"Tus-Resumable": _VERSION})
+    headers = {"Tus-Resumable": _VERSION}
+    if status in _ASK_AGAIN:
+        # Or all that the client still sends would be read for nothing.
+        headers["Connection"] = "close"
+    return HTTPException(status, detail, headers=headers)
 
 
 def _number(text: str) -> int:

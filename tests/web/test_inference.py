@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import time
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import nibabel as nib
@@ -15,8 +17,9 @@ import pytest
 from dicom_checks import dciodvfy
 from pydicom import dcmread
 from tus_client import Sender
+from web_door import PASSWORD
 
-from mrisr_node.people.access import create_token
+from mrisr_node.people.access import create_token, set_password
 from mrisr_node.records import Instance, Rejection, Series, open_records
 from mrisr_node.volumes.conversion import convert
 
@@ -136,6 +139,27 @@ def test_by_choice_a_study_in_the_pacs(client, head, tmp_path):
     path = tmp_path / "slice.dcm"
     slices[0].save_as(path)
     assert dciodvfy(path) == []
+
+
+def test_the_page_shows_what_came_of_them(client, node, head, chromium, tmp_path):
+    (tmp_path / "t1-axial.nii.gz").write_bytes(head)
+    set_password("admin", PASSWORD)
+    page = chromium.new_page(viewport={"width": 1200, "height": 760})
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(f"{client.base_url}/upload")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_label("Choose files").set_input_files(tmp_path / "t1-axial.nii.gz")
+    row = page.get_by_role("row").filter(has_text="t1-axial.nii.gz")
+    row.get_by_role("button", name="Super-resolve").click()
+    page.get_by_role("dialog").get_by_role("button", name="Begin").click()
+    with page.expect_download() as download:
+        row.get_by_role("link", name="All files").click()
+    assert zipfile.ZipFile(download.value.path()).testzip() is None
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "upload-done.png")
+    page.close()
 
 
 def test_several_together(client, head):
