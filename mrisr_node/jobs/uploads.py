@@ -36,7 +36,6 @@ from mrisr_node.records import (
     Instance,
     NiftiSeries,
     Series,
-    State,
     StoredFile,
     Upload,
     UploadState,
@@ -160,7 +159,7 @@ class Uploads:
             self._screen(upload, file, sorted_)
         if not sorted_.accepted:
             raise Unusable(sorted_.words(found.left_out) or "it holds nothing that can be used")
-        self._pacs.store([path for path, _ in sorted_.accepted], lambda _: None)
+        self._pacs.stow([path for path, _ in sorted_.accepted])
         series: dict[tuple[str, str], set[str]] = {}
         for _, header in sorted_.accepted:
             key = header.study_instance_uid, header.series_instance_uid
@@ -267,9 +266,9 @@ class Uploads:
     def _forget(self, before: float) -> None:
         ended = [UploadState.DONE.value, UploadState.REFUSED.value]
         Upload.delete().where(Upload.state.in_(ended), Upload.touched_at < before).execute()
-        over = [State.DONE.value, State.FAILED.value]
+        active = [state.value for state in ACTIVE]
         Series.update(copies_deleted_at=time.time()).where(
-            Series.format == "nifti", Series.state.in_(over), Series.state_at < before,
+            Series.format == "nifti", Series.state.not_in(active), Series.state_at < before,
             Series.copies_deleted_at.is_null(),
         ).execute()  # fmt: skip
         for file in list(StoredFile.select().where(StoredFile.created_at < before)):

@@ -25,8 +25,8 @@ from mrisr_node.volumes.geometry import Affine, Volume, ras_to_lps, spacing_of
 
 __all__ = ["GZIP", "NiftiFacts", "nifti_facts", "read_slices", "slice_axis_of"]
 
-# A head at half a millimetre has 100 million voxels; each of these takes four bytes several times.
-_MOST_VOXELS = 1 << 28
+# A head at half a millimetre has 100 million; each takes four bytes, several times over.
+_MOST_VOXELS = 1 << 27
 _LONGEST_SIDE = 4096
 _SPACING_MM = (0.05, 50.0)
 _FARTHEST_MM = 1e5

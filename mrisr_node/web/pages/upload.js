@@ -104,7 +104,7 @@ async function follow() {
     draw(list, jobs.items);
     say('connection', '');
     const still = list.items.some(one => ['receiving', 'checking', 'sending'].includes(one.state))
-      || jobs.items.some(one => !['done', 'failed'].includes(one.state))
+      || jobs.items.some(one => ['queued', 'preparing', 'resolving', 'delivering'].includes(one.state))
       || list.items.some(one => one.kind !== 'nifti' && one.state === 'done' && !one.series.length);
     if (!still && !current) again = 0;
   } catch (error) {
