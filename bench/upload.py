@@ -235,7 +235,7 @@ def measure(folder: Path, size: int) -> dict[str, object]:
         seconds = time.monotonic() - begun
         uploads = Uploads(settings)
         uploads.sweep()
-        uploads._screener.stop()
+        uploads.close()
         with httpx.Client(
             base_url=f"http://127.0.0.1:{settings.web_port}",
             headers=headers, trust_env=False, timeout=60,

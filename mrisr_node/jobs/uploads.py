@@ -89,8 +89,12 @@ class Uploads:
             try:
                 with records.connection():
                     self.sweep()
-            except (PeeweeException, OSError):
-                _log.warning("uploads are not looked at now", exc_info=True)
+            except Exception:  # noqa: BLE001 - the next look may go
+                _log.exception("uploads are not looked at now")
+        self.close()
+
+    def close(self) -> None:
+        """End the child that screens."""
         self._screener.stop()
 
     def sweep(self) -> int:
@@ -109,6 +113,9 @@ class Uploads:
     def _work_on(self, upload: Upload) -> None:
         path = self._settings.uploads_dir / upload.key
         folder = self._folder(upload)
+        if not path.is_file():
+            self._end(upload, UploadState.REFUSED, "its bytes are gone; upload it again")
+            return
         try:
             found = examine(self._settings, path, folder)
             upload.kind = found.kind
@@ -120,8 +127,6 @@ class Uploads:
             self._end(upload, UploadState.REFUSED, str(error))
         except DeliveryError as error:
             self._later(upload, str(error))
-        except FileNotFoundError:
-            self._end(upload, UploadState.REFUSED, "its bytes are gone; upload it again")
         except PeeweeException:
             raise
         except Exception as error:  # noqa: BLE001 - the others go on

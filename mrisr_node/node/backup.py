@@ -255,17 +255,12 @@ def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> l
     """
     with closing(sqlite3.connect(database)) as live:
         still = dict(live.execute(_NAMED)) if missing else {}
+    copy.execute("PRAGMA foreign_keys = on")
     for name in missing:
         kind, _, path = name.partition("/")
         if kind == "quarantine":
             copy.execute("DELETE FROM rejection WHERE path = ?", (path,))
         elif kind == "files":
-            for table in ("upload", "niftiseries"):
-                copy.execute(
-                    f"UPDATE {table} SET file_id = NULL"  # noqa: S608 - a name of ours
-                    " WHERE file_id IN (SELECT id FROM storedfile WHERE key = ?)",
-                    (path,),
-                )
             copy.execute("DELETE FROM storedfile WHERE key = ?", (path,))
         elif kind == "spool" and name in still:
             copy.execute("DELETE FROM instance WHERE path = ?", (path,))

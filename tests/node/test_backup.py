@@ -31,7 +31,17 @@ from mrisr_node.node import backup
 from mrisr_node.node.backup import BackupError, back_up, restore
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.people.access import create_token, ensure_admin, of_token
-from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
+from mrisr_node.records import (
+    Instance,
+    Job,
+    Rejection,
+    Series,
+    State,
+    StoredFile,
+    Transition,
+    Upload,
+    open_records,
+)
 from tests.spooling import refuse
 
 SLICES = 5
@@ -208,6 +218,29 @@ def test_one_lost_file_costs_the_series_no_other(settings, elsewhere, tmp_path):
         os.utime(file, (1, 1))
     remove_leftovers(elsewhere, time.time())
     assert all((elsewhere.spool_dir / row.path).is_file() for row in others)
+
+
+def test_files_are_in_it_and_what_has_not_come_whole_is_not(settings, elsewhere, tmp_path):
+    settings.files_dir.mkdir()
+    kept, lost = (
+        StoredFile.create(
+            key=digit * 32, owner="admin", name="head.nii", size=4, media_type="",
+            sha256=hashlib.sha256(b"data").hexdigest(),
+        )
+        for digit in "ab"
+    )  # fmt: skip
+    (settings.files_dir / kept.key).write_bytes(b"data")
+    for number, (file, state) in enumerate([(kept, "done"), (lost, "done"), (None, "receiving")]):
+        Upload.create(
+            key=str(number), owner="admin", name="head.nii", size=4, file=file, state=state
+        )
+    made = back_up(settings, tmp_path)
+    assert made.damaged == (f"files/{lost.key}",)
+    restore(elsewhere, made.path)
+    open_records(elsewhere.database_path)
+    assert [file.key for file in StoredFile.select()] == [kept.key]
+    assert (elsewhere.files_dir / kept.key).read_bytes() == b"data"
+    assert [upload.file_id for upload in Upload.select()] == [kept.id, None]
 
 
 def test_writers_are_not_held_up(settings, tmp_path):

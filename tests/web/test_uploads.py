@@ -64,7 +64,7 @@ def checked(door: Door, key: str) -> Upload:
     try:
         uploads.sweep()
     finally:
-        uploads._screener.stop()
+        uploads.close()
     return Upload.get(Upload.key == key)
 
 
