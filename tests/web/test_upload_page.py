@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from web_door import PASSWORD, Door, served
 
@@ -66,6 +67,11 @@ def head(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("head") / "head.nii"
     image.to_filename(path)
     return path
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def shot(page: Page, name: str) -> None:
@@ -143,6 +149,7 @@ def test_super_resolve_and_delete_by_keyboard(page, tmp_path):
     dialog.get_by_label("Store it and the result").check()
     dialog.get_by_label("Patient ID").fill("P-1")
     shot(page, "upload-dialog")
+    assert_accessible(page)
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -155,7 +162,9 @@ def test_super_resolve_and_delete_by_keyboard(page, tmp_path):
     dialog.get_by_role("button", name="Begin").click()
     expect(page.get_by_role("status")).to_contain_text("small.nii.gz is queued")
     expect(row.locator(".jobs .state")).to_have_text("queued")
+    assert_accessible(page)
     page.emulate_media(color_scheme="dark")
+    assert_accessible(page)
     shot(page, "upload-phone-dark")
     page.set_viewport_size({"width": 1280, "height": 800})
     shot(page, "upload-dark")
