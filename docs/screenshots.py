@@ -10,13 +10,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 from PIL import Image
 from playwright.sync_api import Locator, Page, sync_playwright
+
+from mrisr_node.node.sample import write_sample
 
 FLAGS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -141,6 +145,19 @@ def keep_documents(page: Page, address: str, grid: Locator) -> None:
     keep("report", settled(grid))
 
 
+def keep_upload(page: Page, door: str) -> None:
+    """Upload a file, and keep the page while it is super-resolved."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "t1-axial.nii.gz")
+        write_sample(Path(folder, "series")).volume.save(path)
+        page.goto(urljoin(door, "/upload"))
+        page.get_by_label("Choose files").set_input_files(path)
+        page.get_by_role("button", name="Super-resolve").click()
+        page.get_by_role("dialog").get_by_role("button", name="Begin").click()
+        page.locator(".jobs .state").wait_for()
+    keep("upload", settled(page.locator("body")))
+
+
 def main() -> None:
     """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
@@ -158,6 +175,7 @@ def main() -> None:
         result.click()
         page.wait_for_url("**/results/*")
         keep("result", settled(page.locator("body")))
+        keep_upload(page, door)
         page.goto(address)
         grid = page.locator('[data-cy="viewport-grid"]')
         settled(grid)

@@ -69,6 +69,7 @@ def _front_door(tables: _Tables) -> None:
         tables.add("series", column, CharField(default=""))
     tables.add("series", "words", TextField(default=""))
     tables.add("job", "deleted_at", FloatField(null=True))
+    tables.add("series", "format", CharField(default="dicom"))
 
 
 STEPS: Sequence[Step] = (_retention_quarantine_and_commitment, _front_door)

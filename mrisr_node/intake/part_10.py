@@ -14,7 +14,7 @@ from pynetdicom.dsutils import create_file_meta, encode_file_meta
 
 from mrisr_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-__all__ = ["hold_the_same", "in_file_format"]
+__all__ = ["as_received", "hold_the_same", "in_file_format"]
 
 # Preamble, prefix, and the element that says how long the rest of the group is.
 _BEFORE_GROUP = 128 + 4 + 12
@@ -33,6 +33,23 @@ def in_file_format(
         implementation_version=IMPLEMENTATION_VERSION_NAME,
     )
     return b"".join((bytes(128), b"DICM", encode_file_meta(meta), data_set))
+
+
+def as_received(path: Path) -> tuple[bytes, UID, UID]:
+    """Return a DICOM file as it would be here if it had come by C-STORE: the same instance, always.
+
+    Returns
+    -------
+    tuple
+        The file, and what the command would have said: SOP Class and SOP Instance UID. On a damaged
+        file it raises whatever pydicom does.
+    """
+    meta = read_file_meta_info(path)
+    start = _BEFORE_GROUP + int(meta.FileMetaInformationGroupLength)
+    names = UID(meta.MediaStorageSOPClassUID), UID(meta.MediaStorageSOPInstanceUID)
+    with path.open("rb") as file:
+        file.seek(start)
+        return in_file_format(file.read(), *names, UID(meta.TransferSyntaxUID)), *names
 
 
 def hold_the_same(one: Path, other: Path) -> bool:

@@ -295,6 +295,7 @@ def _series_of(header: Header, sender: str) -> Series:
             last_instance_at=now,
         )
     Series.update(last_instance_at=now).where(Series.id == series.id).execute()
-    if State(series.state) is not State.RECEIVING:
+    # Slices that were made of a NIfTI file are none that its series waits for.
+    if State(series.state) is not State.RECEIVING and series.format == "dicom":
         series.move(State.RECEIVING, "a late slice arrived")
     return series

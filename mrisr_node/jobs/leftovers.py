@@ -17,7 +17,7 @@ from pathlib import Path
 from peewee import chunked
 
 from mrisr_node import records
-from mrisr_node.records import Instance, Job, Rejection, Series, State
+from mrisr_node.records import Instance, Job, Rejection, Series, State, StoredFile, Upload
 from mrisr_node.settings import Settings
 
 __all__ = ["remove_leftovers", "size_of"]
@@ -51,6 +51,8 @@ def remove_leftovers(settings: Settings, now: float) -> int:
     removed = _from_spool(settings.spool_dir, now) + _from_quarantine(settings.quarantine_dir, now)
     removed += _job_folders(settings.work_dir, now, _needed)
     removed += _job_folders(settings.previews_dir, now, _shown)
+    removed += _by_key(settings.files_dir, now, StoredFile)
+    removed += _by_key(settings.uploads_dir, now, Upload)
     if removed:
         _log.warning("%d leftover files and folders removed that no record names", removed)
     return removed
@@ -82,6 +84,22 @@ def _from_quarantine(quarantine: Path, now: float) -> int:
         with records.transaction():
             rows = Rejection.select(Rejection.path).where(Rejection.path.in_(names))
             removed += _unlink(quarantine, set(names) - {row.path for row in rows})
+    return removed
+
+
+def _by_key(folder: Path, now: float, table: type[StoredFile] | type[Upload]) -> int:
+    """Remove files, and folders, whose names begin with the key of no row."""
+    removed = 0
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        key = path.name.partition(".")[0]
+        with records.transaction():
+            if not _is_old(path, now) or table.select().where(table.key == key).exists():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        removed += 1
     return removed
 
 

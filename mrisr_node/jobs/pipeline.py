@@ -25,6 +25,7 @@ from mrisr_node.errors import ResultGone
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules
 from mrisr_node.jobs.converting import checkpoint_for, convert_stacks
+from mrisr_node.jobs.nifti import convert_nifti, write_files
 from mrisr_node.jobs.result_files import STACKS, files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
@@ -207,10 +208,17 @@ def _superresolve(workspace: Workspace) -> None:
 
 
 def _convert(workspace: Workspace) -> None:
+    if workspace.nifti:
+        convert_nifti(workspace, workspace.nifti)
+        return
     convert_stacks(workspace, _rules(workspace.settings))
 
 
 def _write(workspace: Workspace) -> None:
+    if workspace.nifti:
+        write_files(workspace, workspace.nifti)
+        if workspace.nifti.study is None:
+            return
     write(workspace, _rules(workspace.settings))
 
 

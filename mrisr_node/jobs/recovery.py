@@ -81,9 +81,11 @@ def retry(series_id: int, reason: str = "tried again") -> None:
                 "only a series that failed or was cancelled can be tried again, and series"
                 f" {series_id} is {series.state}"
             )
-        series.move(State.QUEUED, reason)
         last = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
         gone = series.copies_deleted_at is not None
+        if gone and series.format != "dicom":
+            raise StateError("the files of this series are deleted; upload it again")
+        series.move(State.QUEUED, reason)
         if last is None or gone or not _failed_in_a_job(series):
             # It failed before it had a job, has to be sent again, or a late slice took the last
             # job's worth: completeness and selection have to look at it first.

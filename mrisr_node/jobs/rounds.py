@@ -18,6 +18,7 @@ from mrisr_node.jobs.recovery import Unrenewed, recover
 from mrisr_node.jobs.refusals import Refusals
 from mrisr_node.jobs.retention import Retention
 from mrisr_node.jobs.stages import queue_of, stages_of
+from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
 
@@ -52,6 +53,7 @@ class Rounds:
         others = [
             threading.Thread(target=reports.run, args=(stop,), name="commitment reports"),
             threading.Thread(target=self._retention.run, args=(stop,), name="retention"),
+            threading.Thread(target=Uploads(self._settings).run, args=(stop,), name="uploads"),
         ]
         if self._settings.report_refusals:
             refusals = Refusals(self._settings)

@@ -26,6 +26,7 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.findings import previews_of
+from mrisr_node.jobs.given_files import goes_to_pacs, keep_files, with_given_file
 from mrisr_node.jobs.history import (
     left_out_of,
     note_result_series,
@@ -164,6 +165,8 @@ class Worker:
             if stage not in SENDING:
                 job.attempts = 0
             stage = following(recipe, stage)
+            if stage is Stage.STORE and not goes_to_pacs(job):
+                stage = None
             job.stage, job.progress = (stage.value if stage else ""), 0.0
             if stage is not None:
                 # Not where the job was taken over meanwhile, and may be further on.
@@ -171,7 +174,8 @@ class Worker:
                     Job.id == job.id, Job.lease_owner == self._owner
                 ).execute()
         if stage is None:
-            words = ". ".join(("the result is in the PACS", *remarks_on(job), *left_out_of(job)))
+            there = "the result is in the PACS" if goes_to_pacs(job) else "its files are ready"
+            words = ". ".join((there, *remarks_on(job), *left_out_of(job)))
             if self._end(job, State.DONE, words):
                 shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)
         else:
@@ -208,8 +212,10 @@ class Worker:
             seconds=seconds_of(job),
         )
         try:
-            run_stage(stage, workspace)
+            run_stage(stage, with_given_file(workspace, series))
             known = outcome(workspace)
+            if stage is Stage.WRITE:
+                keep_files(self._settings, job)
         except (_Superseded, StateError, NotYet):
             raise  # nothing failed: the series moved on, or the PACS still has time to answer
         except Exception as error:

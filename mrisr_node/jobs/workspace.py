@@ -23,13 +23,42 @@ from mrisr_node.results.facts import Predecessor
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.geometry import Volume
 
-__all__ = ["Progress", "Workspace", "read_headers"]
+__all__ = ["NiftiInput", "Progress", "Workspace", "read_headers"]
 
 Progress = Callable[[float], None]
 
 # Of all headers of a series, which are in memory together: each by itself is limited by screening.
 _MOST_BYTES = 512 * 1024**2
 _MOST_ITEMS = 500_000
+
+
+@dataclass(frozen=True)
+class NiftiInput:
+    """What a series that is a NIfTI file is to be taken for.
+
+    Parameters
+    ----------
+    sha256
+        Of the file.
+    slice_axis
+        Its axis across the slices, from 0.
+    thickness_mm
+        Of the slices.
+    contrast
+        One of ``CONTRASTS``, where somebody has said so.
+    series_instance_uid, study_instance_uid
+        Of its slices, where they become DICOM.
+    study
+        DICOM attributes of patient and study that they become, by keyword; None: they become none.
+    """
+
+    sha256: str
+    slice_axis: int
+    thickness_mm: float
+    contrast: str | None
+    series_instance_uid: str
+    study_instance_uid: str
+    study: Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +70,7 @@ class Workspace:
     folder
         Where the stages keep their files.
     sources
-        The DICOM files of the series; never written to.
+        The DICOM files of the series, or its NIfTI file; never written to.
     """
 
     folder: Path
@@ -63,6 +92,8 @@ class Workspace:
     """Which of several stacks it is, from 0."""
     instances: frozenset[str] | None = None
     """The SOP Instance UIDs of the stack; None: all of `sources`."""
+    nifti: NiftiInput | None = None
+    """What the series is, where it is no DICOM."""
 
     def stacks(self) -> list[Workspace]:
         """Return a workspace for each stack that is processed: this one, where it is the only one.
@@ -105,6 +136,11 @@ class Workspace:
         if not found.keys() >= self.instances:
             raise ResultGone("the series has lost instances since the job began")
         return tuple(path for uid, path in found.items() if uid in self.instances)
+
+    @property
+    def files_dir(self) -> Path:
+        """Where the result's other files are, where a NIfTI file is the source."""
+        return self.folder / "files"
 
     @property
     def result_dir(self) -> Path:

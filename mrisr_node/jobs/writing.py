@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from mrisr_node.choices import MRObject, Recipe, ResultKind
 from mrisr_node.durable import sync
 from mrisr_node.intake.selection import SelectionRules, select
 from mrisr_node.jobs.result_files import DIGESTS, digests_of, make_durable
-from mrisr_node.jobs.workspace import Workspace
+from mrisr_node.jobs.workspace import Workspace, read_headers
 from mrisr_node.results.classic_mr import write_classic
+from mrisr_node.results.converted import write_converted
 from mrisr_node.results.enhanced_mr import write_enhanced
 from mrisr_node.results.facts import Facts, Predecessor, Residuals
 from mrisr_node.results.mr_content import change_map, fidelity_map, thin_slices
@@ -27,12 +29,14 @@ from mrisr_node.results.previews import write_previews
 from mrisr_node.results.report import write_report
 from mrisr_node.results.segmentation import write_brain_mask
 from mrisr_node.superres.inference import change_over_cubic
+from mrisr_node.volumes.acquisition import read_acquisition
 from mrisr_node.volumes.conversion import SLICE_AXIS
 from mrisr_node.volumes.geometry import Volume, resampled
 from mrisr_node.volumes.registration import TEMPLATE_NAME
 
-__all__ = ["write"]
+__all__ = ["describe", "replaced", "write"]
 
+_ORIGINAL = "original"
 _MR_WRITERS = {MRObject.CLASSIC: write_classic, MRObject.ENHANCED: write_enhanced}
 # In the template's space nothing corresponds to an acquired slice, and the brain is all there is.
 _IN_SOURCE_SPACE = frozenset({ResultKind.FIDELITY, ResultKind.CHANGE, ResultKind.MASK})
@@ -48,47 +52,86 @@ def write(workspace: Workspace, rules: SelectionRules) -> None:
     rules
         What the sources were selected by.
     """
-    origin = _origin(workspace, rules)
-    draft = workspace.folder / f".result.{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    written = _write_series(workspace, origin, draft)
-    for series in written:
-        make_durable(series.paths, draft / series.kind)
-    sync(draft)
-    shutil.rmtree(workspace.result_dir, ignore_errors=True)
-    draft.rename(workspace.result_dir)
-    sync(workspace.folder)
+    with replaced(workspace.result_dir) as draft:
+        original = _write_original(workspace, draft) if workspace.nifti else None
+        origin = _origin(workspace, rules, original)
+        written = _write_series(workspace, origin, draft)
+        for series in written:
+            make_durable(series.paths, draft / series.kind)
     workspace.note(DIGESTS, digests_of(workspace.result_dir))
-    image = written[0]
+    image, beside = written[0], {}
+    if original:
+        # Sent along with the result: it came from no PACS.
+        uid = str(origin.first.SeriesInstanceUID)
+        beside = {_ORIGINAL: {"series_instance_uid": uid, "instances": len(original)}}
     workspace.note(
         "result",
         {
             "study_instance_uid": image.study_instance_uid,
             "series_instance_uid": image.series_instance_uid,
-            "instances": sum(len(series.paths) for series in written),
+            "instances": sum(len(s.paths) for s in written) + len(original or ()),
             "series": {
-                series.kind.value: {
-                    "series_instance_uid": series.series_instance_uid,
-                    "instances": len(series.paths),
-                }
-                for series in written
+                **beside,
+                **{
+                    series.kind.value: {
+                        "series_instance_uid": series.series_instance_uid,
+                        "instances": len(series.paths),
+                    }
+                    for series in written
+                },
             },
             "description": origin.provenance.sentence,
         },
     )
 
 
-def _origin(workspace: Workspace, rules: SelectionRules) -> Origin:
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of another one once it is whole."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    yield draft
+    sync(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    sync(folder.parent)
+
+
+def _write_original(workspace: Workspace, draft: Path) -> list[Path]:
+    """Write the slices of a NIfTI file as the DICOM series that its result belongs to."""
+    if workspace.nifti is None or workspace.nifti.study is None:
+        raise ValueError("this file is to become no study")
+    folder = draft / _ORIGINAL
+    folder.mkdir()
+    source = workspace.read("source")
+    paths = write_converted(
+        folder,
+        workspace.load("source"),
+        thickness_mm=float(source["thickness_mm"]),
+        study_instance_uid=workspace.nifti.study_instance_uid,
+        series_instance_uid=workspace.nifti.series_instance_uid,
+        attributes=workspace.nifti.study,
+        made_at=datetime.fromisoformat(source["made_at"]),
+    )
+    make_durable(paths, folder)
+    return paths
+
+
+def _origin(workspace: Workspace, rules: SelectionRules, original: Sequence[Path] | None) -> Origin:
     """Return what the result comes from."""
-    [stack] = select(workspace.headers(), rules).stacks
+    if original:
+        acquisition = read_acquisition(read_headers(original))
+    else:
+        [stack] = select(workspace.headers(), rules).stacks
+        acquisition = stack.acquisition
     # Read again: what has been looked at is decoded, and would be written as we encode it.
-    sources = tuple(workspace.headers())
+    sources = tuple(read_headers(original or workspace.files()))
     own = {"", *(str(source.SOPInstanceUID) for source in sources)}
     earlier = next((e for uid, e in workspace.predecessors.items() if uid in own), None)
     origin = Origin(
         sources=sources,
-        acquisition=stack.acquisition,
+        acquisition=acquisition,
         provenance=_provenance(workspace, earlier),
         facts=_facts(workspace, earlier),
         mr_object=workspace.settings.mr_object,
@@ -152,7 +195,7 @@ def _provenance(workspace: Workspace, earlier: Predecessor | None) -> Provenance
         recipe=workspace.recipe.value,
         checkpoint=made["checkpoint"],
         digest=made["digest"],
-        sentence=_sentence(workspace, earlier),
+        sentence=describe(workspace, earlier),
         parameters=(
             workspace.read("brain")["method"],
             made["profile"],
@@ -203,7 +246,7 @@ def _remarks(workspace: Workspace) -> Iterator[str]:
     yield from workspace.remarks
 
 
-def _sentence(workspace: Workspace, earlier: Predecessor | None) -> str:
+def describe(workspace: Workspace, earlier: Predecessor | None = None) -> str:
     """Say what the result is; it becomes its DerivationDescription (at most 1024 characters)."""
     source, made = workspace.read("source"), workspace.read("superresolve")
     inside = made["fidelity"]["inside"]

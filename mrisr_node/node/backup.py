@@ -41,10 +41,10 @@ _RECORDS, _QUEUES, _AUDIT = "records.sqlite", "queues.sqlite", "audit.sqlite"
 _BLOCK = 1024**2
 _DRAFT = ".restoring"
 # What a restore moves out of its draft before the records.
-_MOVED = frozenset({_QUEUES, _AUDIT, "secrets", "quarantine", "spool"})
+_MOVED = frozenset({_QUEUES, _AUDIT, "secrets", "quarantine", "spool", "files"})
 # What a file of a backup may be called; nothing else becomes a path.
 _NAME = re.compile(
-    r"(records|queues|audit)\.sqlite|secrets/[\w-]{1,64}"
+    r"(records|queues|audit)\.sqlite|secrets/[\w-]{1,64}|files/[0-9a-f]{32}"
     r"|quarantine/[0-9a-f]{40}\.dcm|spool/[0-9a-f]{40}/[0-9a-f]{40}-[0-9a-f]{24}\.dcm"
 )
 _SPOOLED = """
@@ -52,6 +52,8 @@ _SPOOLED = """
     WHERE copies_deleted_at IS NULL
 """
 _QUARANTINED = "SELECT 'quarantine/' || path, NULL FROM rejection"
+_STORED = "SELECT 'files/' || key, sha256 FROM storedfile"
+_NAMED = f"{_SPOOLED} UNION ALL {_QUARANTINED} UNION ALL {_STORED}"
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -209,7 +211,7 @@ def _write(settings: Settings, file: IO[bytes], folder: Path, progress: Progress
                 f" knows {len(STEPS)}: back them up with the version that wrote them, or stop the"
                 f" node and copy {data}"
             )
-        wanted: dict[str, str | None] = dict(copy.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}"))
+        wanted: dict[str, str | None] = dict(copy.execute(_NAMED))
         for path in (data / "secrets").glob("[!.]*"):
             wanted[f"secrets/{path.name}"] = None
         sizes = {name: path.stat().st_size for name in wanted if (path := data / name).is_file()}
@@ -253,11 +255,14 @@ def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> l
     its series may be the only copies there are.
     """
     with closing(sqlite3.connect(database)) as live:
-        still = dict(live.execute(f"{_SPOOLED} UNION ALL {_QUARANTINED}")) if missing else {}
+        still = dict(live.execute(_NAMED)) if missing else {}
+    copy.execute("PRAGMA foreign_keys = on")
     for name in missing:
         kind, _, path = name.partition("/")
         if kind == "quarantine":
             copy.execute("DELETE FROM rejection WHERE path = ?", (path,))
+        elif kind == "files":
+            copy.execute("DELETE FROM storedfile WHERE key = ?", (path,))
         elif kind == "spool" and name in still:
             copy.execute("DELETE FROM instance WHERE path = ?", (path,))
         elif kind == "spool":
@@ -266,6 +271,8 @@ def _take_out(copy: sqlite3.Connection, database: Path, missing: list[str]) -> l
                 " WHERE id IN (SELECT series_id FROM instance WHERE path = ?)",
                 (time.time(), path),
             )
+    # What has not come whole begins anew: its bytes are not in the backup.
+    copy.execute("DELETE FROM upload WHERE state NOT IN ('done', 'refused')")
     copy.commit()
     return [name for name in missing if name in still]
 

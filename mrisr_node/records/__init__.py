@@ -22,11 +22,13 @@ from mrisr_node.records.series import (
     folded,
 )
 from mrisr_node.records.states import ACTIVE, State, StateError
+from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload, UploadState
 
 __all__ = [
-    "ACTIVE", "DIED", "DISK_FULL", "ApiSession", "ApiToken", "Beat", "CommitmentReport",
-    "CommitmentRequest", "Failure", "IdempotencyKey", "Instance", "Job", "RefusalReport",
-    "Rejection", "ResultSeries", "Series", "SignInFailures", "StageRun", "State", "StateError",
-    "Transition", "User", "WebSession", "connection", "database", "folded",
+    "ACTIVE", "DIED", "DISK_FULL", "ApiSession", "ApiToken", "Batch", "Beat", "CommitmentReport",
+    "CommitmentRequest", "Failure", "IdempotencyKey", "Instance", "Job", "NiftiSeries",
+    "RefusalReport", "Rejection", "ResultSeries", "Series", "SignInFailures", "StageRun", "State",
+    "StateError", "StoredFile", "Transition", "Upload", "UploadState", "User", "WebSession",
+    "connection", "database", "folded",
     "open_records", "owner_name", "transaction",
 ]  # fmt: skip

@@ -21,13 +21,14 @@ from mrisr_node.records.series import (
     Series,
     Transition,
 )
+from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload
 
 __all__ = ["open_records"]
 
 _TABLES = [
     Series, Transition, Instance, Rejection, Job, StageRun, ResultSeries, RefusalReport, Failure,
     Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiSession, ApiToken,
-    SignInFailures, IdempotencyKey,
+    SignInFailures, IdempotencyKey, StoredFile, Upload, Batch, NiftiSeries,
 ]  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Series(Record):
     expected_instances = IntegerField(null=True)
     copies_deleted_at = FloatField(null=True)
     """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
+    format = CharField(default="dicom")
+    """``dicom``; or ``nifti``: a file, of which `NiftiSeries` tells more, and no instances."""
 
     def save(self, *args: Any, **keywords: Any) -> int:  # noqa: ANN401 - peewee's
         """Write the row, with the words that it is searched by."""

@@ -76,6 +76,17 @@ class Pacs:
         for done in send(paths):
             progress(done / len(paths))
 
+    def stow(self, paths: Sequence[Path]) -> None:
+        """Send instances by STOW-RS, whichever way results go: it forwards no C-STORE of ours.
+
+        Raises
+        ------
+        DeliveryError
+            As by `store`.
+        """
+        for _ in self._stow(paths):
+            pass
+
     def instances(
         self, study_instance_uid: str, series_instance_uid: str, until: Collection[str] = ()
     ) -> set[str]:

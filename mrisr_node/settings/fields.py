@@ -22,7 +22,7 @@ from mrisr_node.logs import LogFormat
 
 __all__ = [
     "Archive", "Delivering", "FrontDoor", "Keeping", "Node", "People", "Processing", "Receiving",
-    "Selecting",
+    "Selecting", "Uploading",
 ]  # fmt: skip
 
 # In a checkout and in the image, orthanc/, ohif-config/ and checkpoints/ stand beside the package.
@@ -234,6 +234,25 @@ class Keeping(BaseModel):
         ge=0,
         description="above this size of spool, quarantine and job folders together, the oldest"
         " finished series' copies go before their time; none: no limit",
+    )
+
+
+class Uploading(BaseModel):
+    """Files from browsers and tools; `minimum_free_bytes` holds for them too."""
+
+    maximum_upload_bytes: int = Field(
+        default=4 * 1024**3, ge=1024, description="largest file that may be uploaded"
+    )
+    maximum_unpacked_bytes: int = Field(
+        default=8 * 1024**3, ge=1024, description="most that an uploaded ZIP may unpack to"
+    )
+    upload_hours: float = Field(
+        default=24.0, gt=0, description="hours without a byte until an unfinished upload is deleted"
+    )
+    retention_files_days: float | None = Field(
+        default=30.0,
+        gt=0,
+        description="days that uploaded files, and those made of them, stay; none: for ever",
     )
 
 

@@ -34,6 +34,7 @@ from mrisr_node.settings.fields import (
     Processing,
     Receiving,
     Selecting,
+    Uploading,
 )
 
 __all__ = ["Settings", "load_settings"]
@@ -44,6 +45,7 @@ _NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
 class Settings(
     People,
     FrontDoor,
+    Uploading,
     Keeping,
     Delivering,
     Processing,
@@ -123,6 +125,16 @@ class Settings(
     def previews_dir(self) -> Path:
         """Small pictures of results, a folder per job; they stay until retention."""
         return self.data_dir / "previews"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Uploads until they are whole and looked at, each under its key."""
+        return self.data_dir / "uploads"
+
+    @property
+    def files_dir(self) -> Path:
+        """Files that can be downloaded, each under its key."""
+        return self.data_dir / "files"
 
     @property
     def checkpoint_folders(self) -> tuple[Path, ...]:

@@ -22,13 +22,16 @@ from mrisr_node.settings import Settings
 from mrisr_node.web.audit import AuditTrail
 from mrisr_node.web.audit_search import audit_router
 from mrisr_node.web.auth import auth_router
+from mrisr_node.web.checkpoints import checkpoints_router
 from mrisr_node.web.compare import NiiVue, compare_router
 from mrisr_node.web.dicomweb import gateway_router
 from mrisr_node.web.events import events_router
 from mrisr_node.web.feed import Feed
+from mrisr_node.web.files import files_router
 from mrisr_node.web.guard import Guard
 from mrisr_node.web.headers import SecurityHeaders
 from mrisr_node.web.health import Health, health_router
+from mrisr_node.web.inference import inference_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.metrics import metrics_router
@@ -40,6 +43,8 @@ from mrisr_node.web.results import results_router
 from mrisr_node.web.series import Id, known_series, series_router
 from mrisr_node.web.signin import sign_in_router
 from mrisr_node.web.storing import open_stores
+from mrisr_node.web.tus import tus_router
+from mrisr_node.web.uploads import uploads_router
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.users import users_router
 from mrisr_node.web.viewer import Viewer
@@ -129,6 +134,11 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
         results_router(settings, templates),
         quarantine_router(settings),
         compare_router(settings, templates),
+        uploads_router(settings, templates),
+        tus_router(settings),
+        files_router(settings),
+        checkpoints_router(settings),
+        inference_router(settings),
         gateway_router(settings),
     ):
         require_permissions(router.routes)

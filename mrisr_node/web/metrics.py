@@ -29,7 +29,19 @@ from mrisr_node.beats import signs
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import ACTIVE, DIED, Failure, Job, Rejection, Series, StageRun, State
+from mrisr_node.records import (
+    ACTIVE,
+    DIED,
+    Failure,
+    Job,
+    Rejection,
+    Series,
+    StageRun,
+    State,
+    StoredFile,
+    Upload,
+    UploadState,
+)
 from mrisr_node.settings import Settings
 from mrisr_node.web.health import PROCESSES, Health
 from mrisr_node.web.permissions import allow
@@ -71,7 +83,12 @@ class NodeCollector(Collector):
         usage, least = shutil.disk_usage(self._settings.data_dir), self._settings.minimum_free_bytes
         yield _value("mrisr_disk_free_bytes", "Free space where data_dir is", usage.free)
         yield _value("mrisr_disk_size_bytes", "Size of the file system of data_dir", usage.total)
-        yield _value("mrisr_disk_watermark_bytes", "Below it, C-STORE is refused", least)
+        yield _value("mrisr_disk_watermark_bytes", "Below it, nothing is accepted", least)
+        stored = StoredFile.select(fn.SUM(StoredFile.size)).scalar() or 0
+        yield _value("mrisr_files_bytes", "Size of the files that can be downloaded", stored)
+        unfinished = Upload.state.not_in([UploadState.DONE.value, UploadState.REFUSED.value])
+        arrived = Upload.select(fn.SUM(Upload.offset)).where(unfinished).scalar() or 0
+        yield _value("mrisr_uploads_bytes", "Size of what came of unfinished uploads", arrived)
 
 
 def metrics_router(settings: Settings, health: Health) -> APIRouter:

@@ -6,11 +6,11 @@ import time
 
 import httpx
 import pytest
-from mrisr_node.people.access import create_token
 
 from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.node.supervisor import Node
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import Failure, Job, Series, StageRun, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
 

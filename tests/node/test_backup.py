@@ -34,7 +34,17 @@ from mrisr_node.people.access_tokens import begin_api_session, holder_of_access_
 from mrisr_node.people.audit import Action, Filter, open_audit, record, search
 from mrisr_node.people.tokens import create_token, holder_of_token
 from mrisr_node.people.users import ensure_admin, find_user
-from mrisr_node.records import Instance, Job, Rejection, Series, State, Transition, open_records
+from mrisr_node.records import (
+    Instance,
+    Job,
+    Rejection,
+    Series,
+    State,
+    StoredFile,
+    Transition,
+    Upload,
+    open_records,
+)
 from tests.spooling import refuse
 
 SLICES = 5
@@ -218,6 +228,29 @@ def test_one_lost_file_costs_the_series_no_other(settings, elsewhere, tmp_path):
         os.utime(file, (1, 1))
     remove_leftovers(elsewhere, time.time())
     assert all((elsewhere.spool_dir / row.path).is_file() for row in others)
+
+
+def test_files_are_in_it_and_what_has_not_come_whole_is_not(settings, elsewhere, tmp_path):
+    settings.files_dir.mkdir()
+    kept, lost = (
+        StoredFile.create(
+            key=digit * 32, owner="admin", name="head.nii", size=4, media_type="",
+            sha256=hashlib.sha256(b"data").hexdigest(),
+        )
+        for digit in "ab"
+    )  # fmt: skip
+    (settings.files_dir / kept.key).write_bytes(b"data")
+    for number, (file, state) in enumerate([(kept, "done"), (lost, "done"), (None, "receiving")]):
+        Upload.create(
+            key=str(number), owner="admin", name="head.nii", size=4, file=file, state=state
+        )
+    made = back_up(settings, tmp_path)
+    assert made.damaged == (f"files/{lost.key}",)
+    restore(elsewhere, made.path)
+    open_records(elsewhere.database_path)
+    assert [file.key for file in StoredFile.select()] == [kept.key]
+    assert (elsewhere.files_dir / kept.key).read_bytes() == b"data"
+    assert [upload.file_id for upload in Upload.select()] == [kept.id, None]
 
 
 def test_writers_are_not_held_up(settings, tmp_path):

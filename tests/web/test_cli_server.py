@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from mrisr_node.people.access import create_token
 from pydicom import dcmread
 from test_results_page import known
 from web_samples import as_file, make_study
 
 from mrisr_node import records
 from mrisr_node.choices import ResultKind
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken, Instance, Job, Series, State
 from mrisr_node.results.delivery import Pacs
 

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-from mrisr_node.people.access import create_token
 from web_door import Door, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken, Instance, Job, Series, State, Transition
 from mrisr_node.web import events
 

@@ -7,12 +7,12 @@ import uuid
 
 import pytest
 from fastapi import APIRouter, HTTPException
-from mrisr_node.people.access import create_token
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 from web_door import served
 
 from mrisr_node.people.roles import Permission
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken, IdempotencyKey
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow

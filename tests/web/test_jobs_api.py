@@ -8,13 +8,13 @@ import uuid
 
 import httpx
 import pytest
-from mrisr_node.people.access import create_token
 from web_door import served
 from web_samples import as_file, make_study
 
 from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.node.orthanc import OrthancProcess
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import (
     ApiToken,
     Instance,

@@ -1,0 +1,177 @@
+"""NIfTI files that were given to be processed: as series with jobs, and what came of them as files.
+
+Such a series has the states, queues, leases and stages of every other one. What differs stands in
+`NiftiSeries`, and in the stages that read and write (`nifti`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from pydicom.uid import generate_uid
+
+from mrisr_node.choices import Recipe
+from mrisr_node.durable import sync
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.stages import queue_of, stages_of
+from mrisr_node.jobs.workspace import NiftiInput, Workspace
+from mrisr_node.records import (
+    Batch,
+    Job,
+    NiftiSeries,
+    Series,
+    State,
+    StoredFile,
+    Transition,
+    transaction,
+)
+from mrisr_node.settings import Settings
+
+__all__ = ["Wish", "files_of_job", "give", "goes_to_pacs", "keep_files", "wake", "with_given_file"]
+
+
+_TYPES = {".gz": "application/gzip", ".json": "application/json", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be done with a file.
+
+    Parameters
+    ----------
+    slice_axis, thickness_mm, contrast, study
+        As in `NiftiInput`.
+    """
+
+    file: StoredFile
+    recipe: Recipe
+    slice_axis: int
+    thickness_mm: float
+    contrast: str | None = None
+    study: Mapping[str, str] | None = None
+
+
+def give(owner: str, wishes: list[Wish], *, together: bool = False) -> tuple[list[Series], str]:
+    """Queue files to be processed: all of them, or none.
+
+    Returns
+    -------
+    tuple
+        The series, and the key of the batch that they are; empty unless they are `together`.
+    """
+    with transaction():
+        batch = Batch.create(key=secrets.token_hex(16), owner=owner) if together else None
+        return [_queue(owner, wish, batch) for wish in wishes], batch.key if batch else ""
+
+
+def wake(settings: Settings, series: list[Series]) -> None:
+    """Tell the workers; what is not told is found by ``recovery``."""
+    queues = Queues(settings)
+    for job in Job.select().where(Job.series.in_(series)):
+        queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+
+
+def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
+    facts = json.loads(wish.file.facts)
+    study = dict(wish.study) if wish.study is not None else None
+    words = f"NIfTI, {' × '.join(map(str, facts['shape']))} voxels"
+    series = Series.create(
+        series_instance_uid=generate_uid(prefix=None),
+        study_instance_uid=generate_uid(prefix=None),
+        modality="MR",
+        description=(study or {}).get("SeriesDescription", "") or words,
+        sender=owner,
+        state=State.QUEUED.value,
+        reason=words,
+        format="nifti",
+    )
+    Transition.create(
+        series=series, source="", target=State.QUEUED.value, reason=words, at=series.state_at
+    )
+    NiftiSeries.create(
+        series=series,
+        file=wish.file,
+        batch=batch,
+        owner=owner,
+        slice_axis=wish.slice_axis,
+        thickness_mm=wish.thickness_mm,
+        contrast=wish.contrast,
+        study=None if study is None else json.dumps(study),
+    )
+    Job.create(series=series, recipe=wish.recipe.value, voxels=prod(facts["shape"]))
+    return series
+
+
+def goes_to_pacs(job: Job) -> bool:
+    """Tell whether the result of a job is to be in the PACS; that of a file is by choice."""
+    row = _row_of(job.series_id)
+    return row is None or row.study is not None
+
+
+def with_given_file(workspace: Workspace, series: Series) -> Workspace:
+    """Return a workspace with the file that a series is; as it was for a series of DICOM."""
+    row = _row_of(series.id)
+    if row is None:
+        return workspace
+    key, digest = (row.file.key, row.file.sha256) if row.file else ("deleted", "")
+    return replace(
+        workspace,
+        sources=(workspace.settings.files_dir / key,),
+        nifti=NiftiInput(
+            sha256=digest,
+            slice_axis=row.slice_axis,
+            thickness_mm=row.thickness_mm,
+            contrast=row.contrast,
+            series_instance_uid=series.series_instance_uid,
+            study_instance_uid=series.study_instance_uid,
+            study=None if row.study is None else json.loads(row.study),
+        ),
+    )
+
+
+def keep_files(settings: Settings, job: Job) -> None:
+    """Have what a job wrote of a file downloaded from now on, instead of what it wrote before."""
+    row = _row_of(job.series_id)
+    if row is None:
+        return
+    settings.files_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    before = files_of_job(job)
+    rows = []
+    for path in sorted((settings.work_dir / str(job.id) / "files").iterdir()):
+        key = secrets.token_hex(16)
+        os.link(path, settings.files_dir / key)
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        rows.append(
+            {
+                "key": key,
+                "owner": row.owner,
+                "name": path.name,
+                "size": path.stat().st_size,
+                "sha256": digest,
+                "media_type": _TYPES[path.suffix],
+                "job": job,
+            }
+        )
+    sync(settings.files_dir)
+    with transaction():
+        StoredFile.delete().where(StoredFile.job == job).execute()
+        StoredFile.insert_many(rows).execute()
+    for old in before:
+        (settings.files_dir / old.key).unlink(missing_ok=True)
+
+
+def _row_of(series_id: int) -> NiftiSeries | None:
+    row: NiftiSeries | None = NiftiSeries.get_or_none(NiftiSeries.series == series_id)
+    return row
+
+
+def files_of_job(job: Job) -> list[StoredFile]:
+    """Return the files that a job has made, by name."""
+    return list(StoredFile.select().where(StoredFile.job == job).order_by(StoredFile.name))

@@ -1,0 +1,289 @@
+// Uploads files, one after the other, and shows what became of each.
+
+import { Transfer } from '/pages/tus.js';
+
+const EVERY_MS = 2000;
+const RATE_MS = 10000;
+const WORDS = {
+  receiving: 'uploading', checking: 'checking', sending: 'sending', done: 'here', refused: 'refused',
+};
+const AXES = ['first axis', 'second axis', 'third axis'];
+
+const main = document.querySelector('main');
+const rows = document.getElementById('rows');
+const template = document.getElementById('row');
+const drop = document.getElementById('drop');
+const input = document.getElementById('files');
+const confirm = document.getElementById('confirm');
+const process = document.getElementById('process');
+const form = process.querySelector('form');
+
+const waiting = [];
+let current = null;
+let timer;
+
+input.addEventListener('change', () => {
+  add(input.files);
+  input.value = '';
+});
+for (const name of ['dragenter', 'dragover']) {
+  drop.addEventListener(name, event => {
+    event.preventDefault();
+    drop.classList.add('over');
+  });
+}
+for (const name of ['dragleave', 'drop']) drop.addEventListener(name, () => drop.classList.remove('over'));
+drop.addEventListener('drop', event => {
+  event.preventDefault();
+  add(event.dataTransfer.files);
+});
+form.elements.pacs.addEventListener('change', () => {
+  document.getElementById('study').hidden = !form.elements.pacs.checked;
+});
+addEventListener('beforeunload', event => {
+  if (current) event.preventDefault();
+});
+document.addEventListener('visibilitychange', () => document.hidden || follow());
+follow();
+
+function add(files) {
+  const most = Number(main.dataset.most);
+  for (const file of files) {
+    if (file.size === 0 || file.size > most) {
+      say('outcome', `${file.name}: ${file.size ? `larger than ${bytes(most)}` : 'an empty file'}.`);
+    } else waiting.push(file);
+  }
+  next();
+}
+
+async function next() {
+  if (current || !waiting.length) return;
+  const file = waiting.shift();
+  const marks = [];
+  current = new Transfer(file, main.dataset.owner, ({ offset, waiting: why }) => {
+    const now = performance.now();
+    marks.push([now, offset]);
+    while (marks.length > 2 && now - marks[0][0] > RATE_MS) marks.shift();
+    progress(offset, why, marks);
+  });
+  try {
+    say('outcome', `Uploading ${file.name}${waiting.length ? `, ${waiting.length} more to go` : ''} …`);
+    await current.run();
+    say('outcome', current.ended ? `${file.name} was given up.` : `${file.name} is uploaded.`);
+  } catch (error) {
+    say('outcome', `${file.name}: ${error.message}`);
+  }
+  current = null;
+  await follow();
+  next();
+}
+
+// Draws at once what this page knows better than the node's list.
+function progress(offset, why, marks) {
+  const key = current?.url?.split('/').pop();
+  const row = key && [...rows.children].find(one => one.dataset.id === key);
+  if (!row) {
+    if (key && !timer) follow();
+    return;
+  }
+  row.querySelector('progress').value = offset / current.file.size;
+  const [[from, start], [to, end]] = [marks[0], marks.at(-1)];
+  const rate = (end - start) / (to - from) * 1000;
+  const left = rate > 0 ? `, about ${duration((current.file.size - offset) / rate)} left` : '';
+  text(row.querySelector('.left'),
+    why ? `${why}. Trying again …` : `${bytes(offset)} of ${bytes(current.file.size)}${left}`);
+}
+
+async function follow() {
+  clearTimeout(timer);
+  timer = null;
+  let again = EVERY_MS;
+  try {
+    const [list, jobs] = await Promise.all([
+      ask('/api/uploads?limit=100'), ask('/api/inference?limit=100')]);
+    draw(list, jobs.items);
+    say('connection', '');
+    const still = list.items.some(one => ['receiving', 'checking', 'sending'].includes(one.state))
+      || jobs.items.some(one => ['queued', 'preparing', 'resolving', 'delivering'].includes(one.state))
+      || list.items.some(one => one.kind !== 'nifti' && one.state === 'done' && !one.series.length);
+    if (!still && !current) again = 0;
+  } catch (error) {
+    say('connection', `${error.message} Trying again …`);
+  }
+  clearTimeout(timer);
+  if (again && !document.hidden) timer = setTimeout(follow, again);
+}
+
+function draw(list, jobs) {
+  const old = new Map([...rows.children].map(row => [row.dataset.id, row]));
+  let place = rows.firstElementChild;
+  for (const upload of list.items) {
+    const row = old.get(upload.id) ?? newRow(upload);
+    old.delete(upload.id);
+    if (row === place) place = place.nextElementSibling;
+    else rows.insertBefore(row, place);
+    fill(row, upload, jobs.filter(job => job.source && job.source === upload.file));
+  }
+  for (const gone of old.values()) gone.remove();
+  say('total', list.total === 1 ? '1 upload' : `${list.total} uploads`);
+  document.getElementById('list').hidden = list.total === 0;
+  document.getElementById('empty').hidden = list.total > 0;
+}
+
+function newRow(upload) {
+  const row = template.content.firstElementChild.cloneNode(true);
+  row.dataset.id = upload.id;
+  const part = name => row.querySelector(`.${name}`);
+  part('begin').setAttribute('aria-label', `Super-resolve ${upload.name}`);
+  part('delete').setAttribute('aria-label', `Delete ${upload.name}`);
+  part('download').setAttribute('aria-label', `Download ${upload.name}`);
+  part('begin').addEventListener('click', () => told(() => begin(row.upload)));
+  part('delete').addEventListener('click', () => told(() => remove(row.upload)));
+  return row;
+}
+
+function fill(row, upload, jobs) {
+  row.upload = upload;
+  const part = name => row.querySelector(`.${name}`);
+  const mine = current?.url?.endsWith(upload.id);
+  const receiving = upload.state === 'receiving';
+  text(part('name'), upload.name);
+  text(part('size'), bytes(upload.size));
+  text(part('state'), receiving && !mine ? 'interrupted' : WORDS[upload.state]);
+  part('state').dataset.state = { refused: 'failed', done: 'done' }[upload.state] ?? 'queued';
+  text(part('reason'), receiving && !mine ? 'Choose the same file again, and it goes on.' : upload.reason);
+  const bar = row.querySelector('progress');
+  bar.hidden = !receiving;
+  bar.setAttribute('aria-label', `Uploaded of ${upload.name}`);
+  if (receiving && !mine) {
+    bar.value = upload.offset / upload.size;
+    text(part('left'), `${bytes(upload.offset)} of ${bytes(upload.size)}`);
+  } else if (!receiving) text(part('left'), '');
+  part('begin').hidden = !upload.file || main.dataset.operate !== 'true';
+  part('download').hidden = !upload.file;
+  if (upload.file) part('download').href = `/api/files/${upload.file}`;
+  part('series').hidden = !upload.series.length;
+  part('series').href = '/';
+  part('delete').hidden = ['checking', 'sending'].includes(upload.state);
+  part('jobs').replaceChildren(...jobs.map(drawJob));
+}
+
+function drawJob(job) {
+  const item = document.createElement('li');
+  const state = document.createElement('span');
+  state.className = 'state';
+  state.dataset.state = job.state;
+  state.textContent = job.state === 'resolving' ? 'super-resolving' : job.state;
+  item.append(state, ` ${job.reason} `);
+  for (const [name, url] of [['All files', job.zip_url], ['Compare', job.viewer_url]]) {
+    if (!url) continue;
+    const link = document.createElement('a');
+    const { pathname, search } = new URL(url, location.href);
+    link.href = pathname + search;
+    link.textContent = name;
+    item.append(link, ' ');
+  }
+  return item;
+}
+
+async function begin(upload) {
+  const { facts } = await ask(`/api/files/${upload.file}/info`);
+  const longest = facts.spacing_mm.indexOf(Math.max(...facts.spacing_mm));
+  form.reset();
+  document.getElementById('study').hidden = true;
+  text(process.querySelector('.name'), upload.name);
+  text(form.querySelector('.error'), '');
+  form.elements.slice_axis.replaceChildren(...AXES.map((name, axis) => {
+    const words = `${name}: ${facts.shape[axis]} of ${facts.spacing_mm[axis].toFixed(2)} mm`;
+    return new Option(words, axis, axis === longest, axis === longest);
+  }));
+  for (;;) {
+    process.returnValue = '';
+    process.showModal();
+    await new Promise(closed => process.addEventListener('close', closed, { once: true }));
+    if (process.returnValue !== 'begin') return;
+    try {
+      await ask('/api/inference', 'POST', wish(upload));
+      say('outcome', `${upload.name} is queued.`);
+      return follow();
+    } catch (error) {
+      text(form.querySelector('.error'), error.message);
+    }
+  }
+}
+
+function wish(upload) {
+  const value = name => form.elements[name].value.trim();
+  const asked = { file: upload.file, slice_axis: Number(value('slice_axis')) };
+  for (const name of ['contrast', 'recipe']) if (value(name)) asked[name] = value(name);
+  if (value('thickness_mm')) asked.thickness_mm = Number(value('thickness_mm'));
+  if (form.elements.pacs.checked) {
+    asked.study = {};
+    for (const { name, value: given } of document.querySelectorAll('#study input')) {
+      if (given.trim()) asked.study[name] = given.trim();
+    }
+  }
+  return asked;
+}
+
+async function remove(upload) {
+  say('question', upload.file ? `Delete ${upload.name}? Results that were made of it stay.`
+    : `Delete ${upload.name} from this list?`);
+  confirm.returnValue = '';
+  confirm.showModal();
+  await new Promise(closed => confirm.addEventListener('close', closed, { once: true }));
+  if (confirm.returnValue !== 'delete') return;
+  if (current?.url?.endsWith(upload.id)) await current.giveUp();
+  else {
+    if (upload.file) await ask(`/api/files/${upload.file}`, 'DELETE');
+    await ask(`/api/uploads/${upload.id}`, 'DELETE');
+  }
+  await follow();
+}
+
+async function ask(url, method = 'GET', body = null) {
+  let answer;
+  const headers = { Accept: 'application/json' };
+  if (body) headers['Content-Type'] = 'application/json';
+  try {
+    answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Error('The node cannot be reached.');
+  }
+  if (answer.status === 401 && !current) {
+    location.assign('/sign-in?next=/upload');
+    throw new Error('Your session has ended.');
+  }
+  if (!answer.ok) throw new Error((await answer.json()).detail);
+  return answer.status === 204 ? null : answer.json();
+}
+
+async function told(act) {
+  try {
+    say('connection', '');
+    await act();
+  } catch (error) {
+    say('connection', error.message);
+  }
+}
+
+function bytes(size) {
+  if (size < 1e3) return `${size} bytes`;
+  if (size < 1e6) return `${(size / 1e3).toFixed(0)} kB`;
+  if (size < 1e9) return `${(size / 1e6).toFixed(1)} MB`;
+  return `${(size / 1e9).toFixed(2)} GB`;
+}
+
+function duration(seconds) {
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function say(id, what) {
+  text(document.getElementById(id), what);
+}
+
+function text(element, what) {
+  if (element.textContent !== what) element.textContent = what;
+}

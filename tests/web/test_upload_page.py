@@ -1,0 +1,183 @@
+"""The upload page in a real browser: progress, a broken connection, keyboard, phone, dark."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.jobs.uploads import Uploads
+from mrisr_node.records import Job, Series, StoredFile, Upload
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def door(make_settings) -> Iterator[Door]:
+    """A front door, and what looks at whole uploads."""
+    settings = make_settings(minimum_free_bytes=0)
+    with served(settings) as running:
+        stop = threading.Event()
+        thread = threading.Thread(target=Uploads(settings).run, args=(stop,))
+        thread.start()
+        yield running
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def page(chromium: Browser, door: Door) -> Iterator[Page]:
+    for table in (Job, Series, Upload, StoredFile):
+        table.delete().execute()
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on(
+        "console",
+        lambda line: trouble.append(line.text) if "Content Security" in line.text else None,
+    )
+    page.goto(f"{door.url}/upload")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Upload")).to_be_visible()
+    yield page
+    context.close()
+    assert trouble == []
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory) -> Path:
+    """A NIfTI file of some size, which no compression makes smaller."""
+    data = np.random.default_rng(1).integers(0, 30_000, (512, 512, 80)).astype(np.int16)
+    image = nib.Nifti1Image(data, np.diag([0.5, 0.5, 5.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    path = tmp_path_factory.mktemp("head") / "head.nii"
+    image.to_filename(path)
+    return path
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture, where somebody wants to look at it."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def test_it_goes_on_after_a_broken_connection(page, door, head):
+    expect(page.get_by_text("No uploads yet.")).to_be_visible()
+    broken: list[int] = []
+
+    def break_off(route) -> None:
+        # The second and the third piece are lost at first.
+        if route.request.method == "PATCH" and int(route.request.headers["upload-offset"]) > 0:
+            broken.append(1)
+            if len(broken) < 3:
+                shot(page, "upload-under-way")
+                route.abort("connectionreset")
+                return
+        route.continue_()
+
+    page.route("**/api/uploads/*", break_off)
+    page.get_by_label("Choose files").set_input_files(head)
+    row = page.get_by_role("row").filter(has_text="head.nii")
+    expect(row.locator(".left")).to_contain_text("No connection. Trying again")
+    shot(page, "upload-interrupted")
+    expect(page.get_by_role("status")).to_contain_text("head.nii is uploaded")
+    expect(row).to_contain_text("a volume of 512 × 512 × 80 voxels")
+    assert len(broken) >= 3
+    [file] = StoredFile.select()
+    assert (door.settings.files_dir / file.key).read_bytes() == head.read_bytes()
+    assert page.evaluate("localStorage.length") == 0
+
+
+def test_it_goes_on_after_the_page_was_closed(page, door, head):
+    page.route(
+        "**/api/uploads/*",
+        lambda route: (
+            route.abort()
+            if route.request.headers.get("upload-offset", "0") != "0"
+            else route.continue_()
+        ),
+    )
+    page.get_by_label("Choose files").set_input_files(head)
+    row = page.get_by_role("row").filter(has_text="head.nii")
+    expect(row.locator(".left")).to_contain_text("No connection")
+    page.unroute_all(behavior="ignoreErrors")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    expect(row).to_contain_text("Choose the same file again")
+    page.get_by_label("Choose files").set_input_files(head)
+    expect(row).to_contain_text("a volume of")
+    assert Upload.select().count() == 1
+    [file] = StoredFile.select()
+    assert (door.settings.files_dir / file.key).read_bytes() == head.read_bytes()
+
+
+def test_super_resolve_and_delete_by_keyboard(page, tmp_path):
+    image = nib.Nifti1Image(np.ones((64, 64, 12), np.int16), np.diag([1.0, 1.0, 5.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    image.to_filename(tmp_path / "small.nii.gz")
+    (tmp_path / "junk.nii").write_bytes(b"junk" * 200)
+    page.get_by_label("Choose files").set_input_files(
+        [tmp_path / "small.nii.gz", tmp_path / "junk.nii"]
+    )
+    expect(page.get_by_text("neither NIfTI")).to_be_visible()
+    row = page.get_by_role("row").filter(has_text="small.nii.gz")
+    button = row.get_by_role("button", name="Super-resolve small.nii.gz")
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Slices along")).to_have_value("2")
+    dialog.get_by_label("Contrast").select_option("T1w")
+    dialog.get_by_label("Store it and the result").check()
+    dialog.get_by_label("Patient ID").fill("P-1")
+    shot(page, "upload-dialog")
+    assert_accessible(page)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shot(page, "upload-dialog-phone")
+    # What cannot be is said where it was asked.
+    dialog.get_by_label("Slice thickness").fill("50")
+    dialog.get_by_role("button", name="Begin").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("thickness")
+    dialog.get_by_label("Slice thickness").fill("")
+    dialog.get_by_role("button", name="Begin").click()
+    expect(page.get_by_role("status")).to_contain_text("small.nii.gz is queued")
+    expect(row.locator(".jobs .state")).to_have_text("queued")
+    assert_accessible(page)
+    page.emulate_media(color_scheme="dark")
+    assert_accessible(page)
+    shot(page, "upload-phone-dark")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    shot(page, "upload-dark")
+    page.emulate_media(color_scheme="light")
+    shot(page, "upload")
+    # A file that a job needs stays.
+    row.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("alert").first).to_contain_text("a job works with this file")
+    junk = page.get_by_role("row").filter(has_text="junk.nii")
+    junk.get_by_role("button", name=re.compile("^Delete")).click()
+    page.keyboard.press("Escape")
+    expect(junk).to_be_visible()
+    junk.get_by_role("button", name=re.compile("^Delete")).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(junk).to_be_hidden()
