@@ -24,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from peewee import fn
 from pydantic import BaseModel, Field
 
-from mrisr_node import __version__, records
+from mrisr_node import __version__
 from mrisr_node.durable import sync
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.migrations import STEPS
-from mrisr_node.records import ACTIVE, Job, Series, State, Transition, open_records
+from mrisr_node.node.restored_records import begin_anew
 from mrisr_node.settings import Settings
 
 __all__ = ["BackupError", "Contents", "back_up", "restore"]
@@ -162,7 +161,7 @@ def restore(
         raise BackupError(f"{source} is no backup, or damaged ({type(error).__name__})") from error
     except OSError as error:
         raise BackupError(f"{source} cannot be restored: {error.strerror}") from error
-    _begin_anew(draft / _RECORDS)
+    begin_anew(draft / _RECORDS)
     os.sync()
     # The records come last: without them, what is there is no node yet.
     for path in draft.iterdir():
@@ -351,39 +350,6 @@ def _extract(tar: tarfile.TarFile, name: str, path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with _member(tar, name) as source, os.fdopen(descriptor, "wb") as target:
         shutil.copyfileobj(source, target, _BLOCK)
-
-
-def _begin_anew(path: Path) -> None:
-    """Have what was under way start from its first stage: the folders of jobs are gone."""
-    open_records(path)
-    try:
-        with records.transaction():
-            Job.update(
-                stage="",
-                progress=0.0,
-                attempts=0,
-                not_before=0.0,
-                lease_owner=None,
-                lease_until=0.0,
-            ).execute()
-            # One that was ended after the backup was made would be good again.
-            for sessions in (records.WebSession, records.ApiSession):
-                sessions.delete().execute()
-            # A result may be in the PACS, and only its promise missing: both are asked for again.
-            active = Series.select(Series.id).where(Series.state.in_([s.value for s in ACTIVE]))
-            newest = Job.select(fn.MAX(Job.id)).where(Job.series.in_(active)).group_by(Job.series)
-            Job.update(delivered_at=None, committed_at=None).where(Job.id.in_(newest)).execute()
-            now, reason = time.time(), "restored from a backup"
-            for series in Series.select().where(Series.state.in_([s.value for s in ACTIVE])):
-                to = State.QUEUED if series.copies_deleted_at is None else State.RECEIVING
-                Series.update(
-                    state=to.value, reason=reason, state_at=now, last_instance_at=now
-                ).where(Series.id == series.id).execute()
-                Transition.create(
-                    series=series, source=series.state, target=to.value, reason=reason, at=now
-                )
-    finally:
-        records.database.close()
 
 
 @contextmanager
