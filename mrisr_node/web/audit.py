@@ -151,7 +151,8 @@ class AuditTrail:
         parameters = scope["state"].get("path_params", {})
         if not row["study_uid"] and parameters:
             found = await run_in_threadpool(series_of, parameters)
-            row["study_uid"], row["series_uid"] = found.study_uid, found.series_uid
+            row |= {"study_uid": found.study_uid, "series_uid": found.series_uid}
+            row["patient_id"] = row["patient_id"] or found.patient_id
         pacs = getattr(scope["app"].state, "pacs", None)
         if row["study_uid"] and not row["patient_id"] and row["status"] < 400 and pacs is not None:
             row["patient_id"] = await self._patients.of(row["study_uid"], pacs)
