@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Hashable
 from typing import Any
+from urllib.parse import parse_qsl
 
 from peewee import PeeweeException
 from starlette.concurrency import run_in_threadpool
@@ -43,7 +44,9 @@ _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
 _UID = r"[0-9.]{1,64}"
 _STUDY = re.compile(rf"/dicom-web/studies/(?P<study>{_UID})(?:/series/(?P<series>{_UID}))?(?:/|$)")
 _SEARCHES = re.compile(r"/dicom-web/(?:.*/)?(?:studies|series|instances)/?")
-_PATIENT = re.compile(r"(?:^|&)(?:PatientID|00100020)=([^&*?%]{1,64})(?:&|$)")
+_LISTS = re.compile(r"/api/[a-z-]+(?:/[a-z-]+)?")
+_ONE_STUDY = re.compile(_UID)
+_ONE_PATIENT = re.compile(r"[^*?\\]{1,64}")
 
 _QUIET = 60.0
 """Seconds in which the same person's same access to the same series is one row: PS3.15 A.5.3.3
@@ -123,7 +126,7 @@ class AuditTrail:
         """Write the row, if there is to be one; return whether all is well."""
         row = _row(scope, status)
         key = None if row is None else _repeats(row)
-        if row is None or self._has_been_said(key, row["action"]):
+        if row is None or self._has_been_said(key, _quiet(row)):
             return True
         try:
             await self._complete(row, scope)
@@ -135,21 +138,21 @@ class AuditTrail:
             self._written[key] = time.monotonic()
         return True
 
-    def _has_been_said(self, key: Hashable | None, action: Action) -> bool:
+    def _has_been_said(self, key: Hashable | None, quiet: float) -> bool:
         """Tell whether a row of a short while ago says the same."""
         if key is None:
             return False
-        now, quiet = time.monotonic(), _QUIET_LISTS if action is Action.RECORD else _QUIET
         if len(self._written) > _MOST_REMEMBERED:
             self._written.clear()
-        return now < self._written.get(key, -quiet) + quiet
+        return time.monotonic() < self._written.get(key, -quiet) + quiet
 
     async def _complete(self, row: dict[str, Any], scope: Scope) -> None:
         """Say whose data it is, as far as the address does not."""
         parameters = scope["state"].get("path_params", {})
         if not row["study_uid"] and parameters:
             found = await run_in_threadpool(series_of, parameters)
-            row["study_uid"], row["series_uid"] = found.study_uid, found.series_uid
+            row |= {"study_uid": found.study_uid, "series_uid": found.series_uid}
+            row["patient_id"] = row["patient_id"] or found.patient_id
         pacs = getattr(scope["app"].state, "pacs", None)
         if row["study_uid"] and not row["patient_id"] and row["status"] < 400 and pacs is not None:
             row["patient_id"] = await self._patients.of(row["study_uid"], pacs)
@@ -170,8 +173,10 @@ def _row(scope: Scope, status: int) -> dict[str, Any] | None:
     study, series, patient = subject.study_uid, subject.series_uid, subject.patient_id
     if of_study := _STUDY.match(path):
         study, series = study or of_study["study"], series or of_study["series"] or ""
-    if action is Action.QUERY and (of_patient := _PATIENT.search(query)):
-        patient = patient or of_patient[1]
+    if action is Action.QUERY:
+        asked = dict(parse_qsl(query))
+        patient = patient or _one(_ONE_PATIENT, asked, "PatientID", "00100020")
+        study = study or _one(_ONE_STUDY, asked, "StudyInstanceUID", "0020000D")
     return {
         "action": action,
         "username": person.username if person else subject.username,
@@ -186,6 +191,18 @@ def _row(scope: Scope, status: int) -> dict[str, Any] | None:
         "series_uid": series,
         "status": status,
     }
+
+
+def _one(pattern: re.Pattern[str], asked: dict[str, str], *names: str) -> str:
+    """Return the value of a search for exactly one; empty where there is none."""
+    value = next((asked[name] for name in names if name in asked), "")
+    return value if pattern.fullmatch(value) else ""
+
+
+def _quiet(row: dict[str, Any]) -> float:
+    """Return for how long a row speaks for others like it."""
+    is_list = row["action"] is Action.RECORD and _LISTS.fullmatch(row["resource"])
+    return _QUIET_LISTS if is_list else _QUIET
 
 
 def _repeats(row: dict[str, Any]) -> Hashable | None:

@@ -40,8 +40,8 @@ PUBLIC = _FOR_MONITORS | _WITHOUT_COOKIE | {"/sign-in", "/pages/style.css", "/pa
 # What a link to a page of ours may say; anything else in an address may name a patient.
 _IN_LINKS = frozenset(("StudyInstanceUIDs", "SeriesInstanceUIDs", "srcseries", "srseries", "stack"))
 
-_LONGEST_OF_STRANGERS = 16_384
-"""Bytes: a name and a password are shorter."""
+_LONGEST_SIGN_IN = 16_384
+"""Bytes, of whoever is not signed in, or signs in."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -88,14 +88,14 @@ def too_many(seconds: int) -> Response:
 
 
 def _short(receive: Receive) -> Receive:
-    """Take no more of a stranger than signing in needs."""
+    """Take no more than signing in needs."""
     received = 0
 
     async def limited() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > _LONGEST_OF_STRANGERS:
+        if received > _LONGEST_SIGN_IN:
             raise HTTPException(413, "a user name and a password are shorter than this")
         return message
 
@@ -127,10 +127,12 @@ class Guard:
         # What stays open asks again who it is for.
         scope["state"]["person_now"] = partial(self._person, request)
         answer = too_many(seconds) if seconds else self._refusal(request, person)
+        if person is None or scope["path"] in PUBLIC:
+            receive = _short(receive)
         if answer is not None:
             await answer(scope, receive, send)
         elif person is None:
-            await self._app(scope, _short(receive), send)
+            await self._app(scope, receive, send)
         else:
             lasting = _Lasting(send, lambda: self._person(request), person)
             try:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import httpx
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from mrisr_node.records import Job, Series
@@ -37,7 +38,7 @@ def concerns(request: HTTPConnection, **facts: str) -> None:
 
 def series_of(parameters: dict[str, object]) -> Subject:
     """Return whose data a route's ``series_id`` or ``job_id`` stands for."""
-    series = Series.select(Series.study_instance_uid, Series.series_instance_uid)
+    series = Series.select()
     try:
         if "series_id" in parameters:
             found = series.where(Series.id == int(str(parameters["series_id"]))).first()
@@ -50,11 +51,24 @@ def series_of(parameters: dict[str, object]) -> Subject:
         return Subject()
     if found is None:
         return Subject()
-    return Subject(study_uid=found.study_instance_uid, series_uid=found.series_instance_uid)
+    return Subject(
+        patient_id=_patient(found),
+        study_uid=found.study_instance_uid,
+        series_uid=found.series_instance_uid,
+    )
+
+
+def _patient(series: Series | None) -> str:
+    return getattr(series, "patient_id", None) or ""
+
+
+def _received(study_uid: str) -> str:
+    """Return the Patient ID of a study of which the node has received a series."""
+    return _patient(Series.select().where(Series.study_instance_uid == study_uid).first())
 
 
 class PatientIds:
-    """Whose study a study is, as the PACS has it; asked once for each."""
+    """Whose study a study is, as the records or else the PACS have it; asked once for each."""
 
     _MOST = 10_000
 
@@ -66,18 +80,23 @@ class PatientIds:
         """Return the Patient ID of a study; empty where the PACS does not know or answer."""
         if study_uid in self._known:
             return self._known[study_uid]
-        query = f"StudyInstanceUID={study_uid}&includefield=00100020"
-        url = httpx.URL(self._url).copy_with(query=query.encode())
-        try:
-            answer = await pacs.get(url, headers={"Accept": "application/dicom+json"}, timeout=10)
-            studies = json.loads(answer.content) if answer.status_code == 200 else []
-            patient = str(studies[0]["00100020"]["Value"][0]) if studies else ""
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            _log.warning("the PACS did not tell whose study it is: %s", type(error).__name__)
-            return ""
+        patient = await run_in_threadpool(_received, study_uid) or await self._asked(
+            study_uid, pacs
+        )
         # A study that is not there yet may come.
         if patient:
             self._known[study_uid] = patient
             if len(self._known) > self._MOST:
                 self._known.popitem(last=False)
         return patient
+
+    async def _asked(self, study_uid: str, pacs: httpx.AsyncClient) -> str:
+        query = f"StudyInstanceUID={study_uid}&includefield=00100020"
+        url = httpx.URL(self._url).copy_with(query=query.encode())
+        try:
+            answer = await pacs.get(url, headers={"Accept": "application/dicom+json"}, timeout=10)
+            studies = json.loads(answer.content) if answer.status_code == 200 else []
+            return str(studies[0]["00100020"]["Value"][0]) if studies else ""
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            _log.warning("the PACS did not tell whose study it is: %s", type(error).__name__)
+            return ""

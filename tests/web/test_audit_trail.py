@@ -73,8 +73,11 @@ def test_images_through_the_gateway(door, rows, study):
 def test_a_search_for_a_patient_is_found_by_that_patient(door, rows):
     with door.tool() as client:
         client.get("/dicom-web/studies", params={"PatientID": "AUDIT-7"})
-    (row,) = rows()
+        client.get("/dicom-web/series", params={"00100020": "AUDIT 8/9"})
+        client.get("/dicom-web/studies", params={"PatientID": "AUDIT*"})
+    row, other, many = rows()
     assert (row.action, row.patient_id) == (Action.QUERY, "AUDIT-7")
+    assert (other.patient_id, many.patient_id) == ("AUDIT 8/9", "")
     assert row.query == "PatientID=AUDIT-7"
     total, found = search(Filter(patient_id="AUDIT-7"), 10)
     assert total == 1

@@ -88,3 +88,5 @@ def test_sign_in_leads_nowhere_else(door, elsewhere):
 def test_a_huge_form_is_refused(door):
     with door.client(Origin=door.url) as client:
         assert client.post("/sign-in", data={"password": "x" * 100_000}).status_code == 413
+    with door.browser() as client:
+        assert client.post("/sign-in", data={"password": "x" * 100_000}).status_code == 413
