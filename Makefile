@@ -30,7 +30,7 @@ fuzz: setup ## look for what breaks parsers and states, for hours and differentl
 	  tests/jobs/test_interleavings.py
 
 bench: setup ## run the side-by-side measurements of bench/, but for designs.py and the long ones below
-	@for name in geometry quality superres brain ingest survival; do $(bin)/python "bench/$$name.py" || exit 1; done
+	@for name in geometry quality superres brain ingest gateway survival; do $(bin)/python "bench/$$name.py" || exit 1; done
 
 soak: setup ## 200 series through a whole node while workers are killed; hours
 	$(bin)/python bench/soak.py

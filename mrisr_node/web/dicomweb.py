@@ -141,8 +141,11 @@ def gateway_router(settings: Settings) -> APIRouter:
             return problem(404, "this is no resource of DICOMweb")
         return Response(status_code=204, headers={"Allow": ", ".join([*methods, "OPTIONS"])})
 
-    @router.post(ROOT + "{resource:path}", dependencies=[allow(Permission.REPORT)])
+    @router.post(ROOT + "{resource:path}", dependencies=[allow()])
     async def store(request: Request) -> Response:
+        # A browser's cookie stores reports alone, whatever else its user may do.
+        by_cookie = request.state.person.by_cookie
+        require(request, Permission.REPORT if by_cookie else Permission.STORE)
         resource = _resource(request)
         if not _STORE.fullmatch(resource):
             return problem(404, "DICOMweb stores to studies or studies/{uid}")
@@ -151,9 +154,8 @@ def gateway_router(settings: Settings) -> APIRouter:
             return problem(413, "store fewer instances at a time: at most 2 GiB in one request")
         if request.headers.get("content-encoding", "identity") != "identity":
             return problem(415, "send it unpacked", headers={"Accept-Encoding": "identity"})
-        if request.state.person.by_cookie:
+        if by_cookie:
             return await store_reports(settings, request, resource)
-        require(request, Permission.STORE)
         return await store_instances(settings, request, resource)
 
     return router

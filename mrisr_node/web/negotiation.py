@@ -60,10 +60,11 @@ class _Range:
         return float(text) if re.fullmatch(r"[01](\.[0-9]{0,3})?", text) else 0.0
 
     @property
-    def specific(self) -> tuple[bool, bool, bool]:
+    def specific(self) -> tuple[int, int, bool]:
         """Sorts ranges: the one that names more decides on what it names."""
         inner = self.parameters.get("type", "*/*")
-        return "*" not in self.media_type, "*" not in inner, "transfer-syntax" in self.parameters
+        open_ = -self.media_type.count("*"), -inner.count("*")
+        return *open_, "transfer-syntax" in self.parameters
 
     def takes(self, offer: Representation) -> bool:
         """Tell whether an offer is within the range."""

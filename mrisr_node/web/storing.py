@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, to_thread
 from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -46,6 +46,8 @@ LARGEST_STORE = 2 * 1024**3
 _SILENCE, _FIRST_SECONDS, _SLOWEST = 30.0, 60.0, 64 * 1024
 """Seconds without a byte; those for a request, and one more for every so many bytes of it."""
 _MOST_STORES = 8
+# Of one request: the PACS syncs each instance, and waits for the disk meanwhile.
+_AT_ONE_TIME = 4
 _PIECE = 256 * 1024
 _ANOTHER_STUDY = 0xC409  # within "cannot understand" (PS3.18 10.5.3), as other servers say it
 _ORTHANC_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -152,16 +154,26 @@ async def store_instances(settings: Settings, request: Request, resource: str) -
 async def _store(settings: Settings, request: Request, resource: str, folder: Path) -> Response:
     parts = Parts(request.headers.get("content-type", ""), folder, settings.maximum_instance_bytes)
     outcome = _Outcome(public_origin(settings, request))
+    turns = anyio.Semaphore(_AT_ONE_TIME)
+
+    async def keep(file: PartFile) -> None:
+        try:
+            outcome.add(await _keep(settings, request, resource, file))
+        except Rejected as error:
+            outcome.refuse(error)
+        finally:
+            file.path.unlink(missing_ok=True)
+            turns.release()
+
     try:
-        async for chunk in _body(request):
-            for file in await run_in_threadpool(parts.add, chunk):
-                try:
-                    outcome.add(await _keep(settings, request, resource, file))
-                except Rejected as error:
-                    outcome.refuse(error)
-                finally:
-                    file.path.unlink(missing_ok=True)
-        parts.require_whole()
+        async with create_task_group() as tasks:
+            async for chunk in _body(request):
+                for file in await run_in_threadpool(parts.add, chunk):
+                    await turns.acquire()
+                    tasks.start_soon(keep, file)
+            parts.require_whole()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
     finally:
         parts.close()
         refused = len(outcome.failed) + len(outcome.others)

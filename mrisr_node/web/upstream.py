@@ -40,7 +40,8 @@ def pacs_client(settings: Settings) -> httpx.AsyncClient:
         auth=httpx.BasicAuth(settings.orthanc_username, settings.pacs_password()),
         # Orthanc packs a whole study before the first byte comes.
         timeout=httpx.Timeout(30.0, read=300.0),
-        limits=httpx.Limits(max_connections=64),
+        # Orthanc closes what is idle for a second; a request must not meet that.
+        limits=httpx.Limits(max_connections=64, keepalive_expiry=0.5),
         follow_redirects=False,
         trust_env=False,
     )

@@ -45,9 +45,7 @@ def test_search_at_every_level(trolley: Trolley, study: SampleStudy):
         study.source_uid: 24,
         study.result_uid: 120,
     }
-    page = RelationalQuery(
-        StudyInstanceUID=study.study, query_level=QueryLevels.INSTANCE, max_results=3
-    )
+    page = RelationalQuery(StudyInstanceUID=study.study, query_level=QueryLevels.INSTANCE, limit=3)
     assert sum(len(s.instances) for one in trolley.find_studies(page) for s in one.series) == 3
     assert trolley.find_studies(HierarchicalQuery(PatientID="nobody")) == []
 

@@ -20,6 +20,8 @@ from web_door import Door, served
 from web_samples import as_file, make_study
 
 from mrisr_node.node.orthanc import OrthancProcess
+from mrisr_node.people.access import create_token
+from mrisr_node.records import ApiToken
 
 KIND = 'multipart/related; type="application/dicom"; boundary=X-y'
 JSON = "application/dicom+json"
@@ -64,11 +66,13 @@ def test_each_instance_is_answered_for_by_itself(tool, door, images):
     answer = post(tool, message(*files[:2], b"no DICOM", *files[2:]))
     assert answer.status_code == 202
     assert answer.headers["content-type"] == JSON
-    assert stored(answer) == [good.SOPInstanceUID, other.SOPInstanceUID]
-    assert reasons(answer) == [0xC000, 0xC122]
+    assert set(stored(answer)) == {good.SOPInstanceUID, other.SOPInstanceUID}
     assert reasons(answer, "0008119A") == [0xC000]
     failed = [one["00081155"]["Value"][0] for one in answer.json()["00081198"]["Value"]]
-    assert failed == [broken.SOPInstanceUID, deflated.SOPInstanceUID]
+    assert dict(zip(failed, reasons(answer), strict=True)) == {
+        broken.SOPInstanceUID: 0xC000,
+        deflated.SOPInstanceUID: 0xC122,
+    }
     address = answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
     assert address.startswith(f"{door.url}/dicom-web/studies/{good.StudyInstanceUID}/series/")
     assert tool.get(address).status_code == 200
@@ -144,6 +148,25 @@ def test_what_is_no_whole_message(tool, images):
         assert post(tool, message(*files), **{"Content-Type": kind}).status_code == 415
     assert post(tool, b"", **{"Content-Type": "multipart/related"}).status_code == 400
     assert post(tool, message(*files), Accept="image/png").status_code == 406
+
+
+def test_a_token_does_what_it_is_for(door, images):
+    image = images[0]
+    study = f"/dicom-web/studies/{image.StudyInstanceUID}"
+    for scopes, may_read, may_store in (
+        ("read", 200, 403), ("read report", 200, 403), ("report", 403, 403),
+        ("store", 403, 200), ("read store", 200, 200),
+    ):  # fmt: skip
+        token = create_token("admin", "tool")
+        newest = ApiToken.select().order_by(ApiToken.id.desc()).get()
+        ApiToken.update(scopes=scopes).where(ApiToken.id == newest.id).execute()
+        with door.client(Authorization=f"Bearer {token}") as client:
+            for path in (f"{study}/series", "/dicom-web/studies?limit=1"):
+                assert client.get(path).status_code == client.head(path).status_code == may_read
+            allowed = client.get(study.replace("dicom-web", "dicom-web-allowed"))
+            assert allowed.status_code == (204 if may_read == 200 else 403)
+            assert post(client, message(as_file(image))).status_code == may_store
+            assert client.options(study).status_code == 204
 
 
 def test_what_was_answered_as_stored_survives_a_kill_of_the_pacs(make_settings):
