@@ -25,6 +25,9 @@ from mrisr_node.volumes.degradation import profile_sigma
 from mrisr_node.volumes.geometry import Volume, resampled
 from mrisr_node.volumes.registration import load_template
 
+# Two whole runs, each 100 s of one core: hours on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(7200)
+
 TOOL = Path(sys.executable).with_name("mrisr-node")
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 # What a header, a file name, or a folder may tell of a patient.
@@ -55,7 +58,7 @@ def run(inputs, folder):
     done = subprocess.run(
         [TOOL, "pairs", *inputs, "--out", folder, "--slices", "4/0.4", "--slices", "5/1",
          "--contrast", "T1w", "--license", "CC0", "--zip", "--json"],
-        capture_output=True, text=True, timeout=840, env=os.environ | {"COLUMNS": "400"},
+        capture_output=True, text=True, timeout=3500, env=os.environ | {"COLUMNS": "400"},
     )  # fmt: skip
     outcomes = json.loads(done.stdout) if done.stdout else []
     return Made(folder, tuple(inputs), done.returncode, outcomes, done.stderr)
