@@ -88,6 +88,8 @@ class Relay:
             pass
         for end in (source, target):
             self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # closing waits for the other thread
             end.close()
 
 
