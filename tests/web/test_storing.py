@@ -20,7 +20,7 @@ from web_door import Door, served
 from web_samples import as_file, make_study
 
 from mrisr_node.node.orthanc import OrthancProcess
-from mrisr_node.people.access import create_token
+from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken
 
 KIND = 'multipart/related; type="application/dicom"; boundary=X-y'
