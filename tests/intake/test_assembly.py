@@ -3,7 +3,6 @@
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
 from mrisr_node.intake import assembly as module
 from mrisr_node.intake.assembly import Assembly
@@ -149,8 +148,8 @@ def test_too_few_slices_are_skipped_with_the_reason(settings, sample):
         ("PatientID", "ZP-4711-X", "patients"),
         ("IssuerOfPatientID", "ZP-4711-X", "patients"),
         ("PatientID", "", "patients"),
-        ("StudyInstanceUID", generate_uid(), "studies"),
-        ("FrameOfReferenceUID", generate_uid(), "frames of reference"),
+        ("StudyInstanceUID", "2.25.4711", "studies"),
+        ("FrameOfReferenceUID", "2.25.4712", "frames of reference"),
     ],
 )
 def test_two_senders_that_use_one_series_uid_get_no_result(
