@@ -124,13 +124,20 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     series.move(State.SKIPPED, "a localizer (ImageType LOCALIZER)")
     done = _run("jobs", "--json", MRISR_DATA_DIR=settings.data_dir)
     [row] = json.loads(done.stdout)
+    Series.create(series_instance_uid="1.2.4", study_instance_uid="1.2", description="T1 cor")
     assert (row["state"], row["reason"]) == ("skipped", "a localizer (ImageType LOCALIZER)")
     table = _run("jobs", MRISR_DATA_DIR=settings.data_dir, COLUMNS=200).stdout
     assert "T1 sag" in table
     assert "a localizer" in table
+    assert (
+        "1 of 2; --limit shows more"
+        in _run("jobs", "--limit", 1, MRISR_DATA_DIR=settings.data_dir).stderr
+    )
     again = _run("jobs", "--retry", series.id, MRISR_DATA_DIR=settings.data_dir)
     assert again.returncode == 1
-    assert "only a series that failed can be tried again" in again.stderr.replace("\n", " ")
+    assert "only a series that failed or was cancelled can be tried again" in again.stderr.replace(
+        "\n", " "
+    )
     unknown = _run("jobs", "--retry", 99, MRISR_DATA_DIR=settings.data_dir)
     assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
 

@@ -75,11 +75,11 @@ class Server:
             trust_env=parts.hostname not in _LOCAL,
         )
 
-    def series(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON
-        """Return series as ``GET /api/series`` lists them."""
+    def series(self, **filters: Any) -> tuple[list[dict[str, Any]], int]:  # noqa: ANN401 - JSON
+        """Return series as ``GET /api/series`` lists them, and how many there are in all."""
         given = {name: value for name, value in filters.items() if value is not None}
-        items: list[dict[str, Any]] = self._ask("GET", "/api/series", params=given).json()["items"]
-        return items
+        page = self._ask("GET", "/api/series", params=given).json()
+        return page["items"], page["total"]
 
     def retry(self, series_id: int) -> None:
         """Try a series again."""
@@ -134,7 +134,7 @@ class Server:
         began = time.monotonic()
         while True:
             for uid in sent.keys() - ended.keys():
-                row = next(iter(self.series(series_instance_uid=uid)), None)
+                row = next(iter(self.series(series_instance_uid=uid)[0]), None)
                 # What it was before the instances arrived says nothing about them.
                 if row is None or row["instances"] < sent[uid]:
                     if time.monotonic() - began > _UNSEEN:
@@ -151,7 +151,7 @@ class Server:
 
     def download(self, uid: str, place: Path) -> None:
         """Fetch the result of a series, all of its stacks, into a new folder."""
-        row = self.series(series_instance_uid=uid)[0]["id"]
+        row = self.series(series_instance_uid=uid)[0][0]["id"]
         stacks = len(self._ask("GET", f"/api/results/{row}").json()["stacks"])
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mrisr-", dir=place.parent) as work:

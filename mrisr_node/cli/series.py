@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.table import Table
+from rich.padding import Padding
 
 from mrisr_node.choices import Recipe
 from mrisr_node.cli.console import (
@@ -118,27 +118,36 @@ def jobs(
     if remote := server(context):
         if retry is not None:
             remote.retry(retry)
-        rows = remote.series(state=state and state.value, limit=min(limit, 500))
+        rows, total = remote.series(state=state and state.value, limit=min(limit, 500))
     else:
-        from mrisr_node.jobs.overview import Which, overview
+        from mrisr_node.jobs.overview import Which, count, overview
         from mrisr_node.jobs.recovery import retry as retry_series
 
         existing_node(load_settings())
         if retry is not None:
             retry_series(retry)
-        rows = [asdict(row) for row in overview(Which(state=state), limit=limit)]
-    if as_json:
+        which = Which(state=state)
+        rows, total = [asdict(row) for row in overview(which, limit=limit)], count(which)
+    if retry is not None:
+        out.print(f"series {retry} is queued again")
+    elif as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
-        return
-    table = Table("id", "received", "series", "slices", "state", "stage", "left", "reason")
-    for row in rows:
-        received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
-        stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
-        table.add_row(
-            str(row["id"]), received, plain(row["description"]), str(row["instances"]),
-            row["state"], stage, _left(row["time_left"]), plain(_reason(row)),
-        )  # fmt: skip
-    out.print(table)
+    else:
+        for row in rows:
+            _tell(row)
+    if retry is None and total > len(rows):
+        err.print(f"{len(rows)} of {total}; --limit shows more")
+
+
+def _tell(row: Mapping[str, Any]) -> None:
+    """Print a series: what it is on one line, and why on the next, however narrow the terminal."""
+    received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
+    stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
+    known = (received, row["state"], stage, _left(row["time_left"]), f"{row['instances']} images")
+    said = "  ".join(filter(None, known))
+    out.print(f"[bold]{row['id']:>5}[/]  {said}  {plain(row['description'])}", highlight=False)
+    if reason := _reason(row):
+        out.print(Padding(plain(reason), (0, 0, 0, 7)), highlight=False)
 
 
 @command

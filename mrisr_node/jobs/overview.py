@@ -77,6 +77,8 @@ class SeriesOverview:
     dead_letter: bool
     """The PACS did not take its result, which is kept and can be sent again."""
     actions: tuple[Action, ...]
+    in_pacs: bool
+    """Whether the PACS may know it; a NIfTI file that became no study there it does not."""
 
 
 def overview(
@@ -132,6 +134,7 @@ def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 -
         job = None
     state = State(series.state)
     dead = bool(job and state is State.FAILED and job.stage in SENDING)
+    result = _newest_result(series)
     return SeriesOverview(
         id=series.id,
         study_instance_uid=series.study_instance_uid,
@@ -155,9 +158,10 @@ def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 -
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
         time_left=estimator.time_left(job) if job and state in ACTIVE else None,
-        result_series_uid=_newest_result(series),
+        result_series_uid=result,
         dead_letter=dead,
         actions=tuple(_actions(series, job, dead)),
+        in_pacs=series.format == "dicom" or result is not None,
     )
 
 

@@ -42,7 +42,9 @@ _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
 
 _UID = r"[0-9.]{1,64}"
-_STUDY = re.compile(rf"/dicom-web/studies/(?P<study>{_UID})(?:/series/(?P<series>{_UID}))?(?:/|$)")
+_STUDY = re.compile(
+    rf"/dicom-web(?:-allowed)?/studies/(?P<study>{_UID})(?:/series/(?P<series>{_UID}))?(?:/|$)"
+)
 _SEARCHES = re.compile(r"/dicom-web/(?:.*/)?(?:studies|series|instances)/?")
 _LISTS = re.compile(r"/api/[a-z-]+(?:/[a-z-]+)?")
 _ONE_STUDY = re.compile(_UID)
@@ -65,6 +67,8 @@ def action_of(method: str, path: str) -> Action | None:
     reads = method in _SAFE
     if _OF_AUDIT.fullmatch(path):
         return Action.AUDIT
+    if path.startswith("/dicom-web-allowed/"):  # a proxy gives what is asked for (docs/nginx.conf)
+        return Action.TRANSFER
     if path.startswith("/dicom-web/"):
         if not reads:
             return Action.IMPORT

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mrisr_node.people.roles import Permission
-from mrisr_node.web.feed import Event, Feed, Full, NotAllowed
+from mrisr_node.web.feed import Event, Feed, Full
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id
 
@@ -25,7 +25,7 @@ __all__ = ["events_router"]
 
 # A client that takes nothing for so long is gone, or as good as that.
 _PATIENCE = 30.0
-_GOING_AWAY, _POLICY, _TRY_AGAIN_LATER = 1001, 1008, 1013  # RFC 6455 and IANA's registry
+_GOING_AWAY, _TRY_AGAIN_LATER = 1001, 1013  # RFC 6455 and IANA's registry
 _FULL = "so many streams are open already; close some, or ask /api/series now and then"
 
 _DOCUMENT = """
@@ -91,12 +91,9 @@ def events_router(feed: Feed) -> APIRouter:
             raise HTTPException(503, _FULL, headers={"Retry-After": "30"}) from None
 
         async def encoded() -> AsyncIterator[bytes]:
-            try:
-                async with aclosing(feed.follow(request, series, last_event_id)) as events:
-                    async for event in events:
-                        yield _encoded(event)
-            except NotAllowed:
-                return
+            async with aclosing(feed.follow(series, last_event_id)) as events:
+                async for event in events:
+                    yield _encoded(event)
 
         return EventStream(encoded(), feed, username)
 
@@ -118,13 +115,11 @@ def events_router(feed: Feed) -> APIRouter:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_closed, websocket, tasks.cancel_scope)
                 try:
-                    async with aclosing(feed.follow(websocket, series, last_event_id)) as events:
+                    async with aclosing(feed.follow(series, last_event_id)) as events:
                         async for event in events:
                             with anyio.fail_after(_PATIENCE):
                                 await websocket.send_text(_as_text(event))
                     code = _GOING_AWAY
-                except NotAllowed:
-                    code = _POLICY
                 except (TimeoutError, WebSocketDisconnect):
                     code = None
                 finally:

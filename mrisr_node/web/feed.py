@@ -10,12 +10,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
 
 from mrisr_node.jobs.happenings import (
     Happening,
@@ -24,16 +23,15 @@ from mrisr_node.jobs.happenings import (
     newest_happening,
     standings,
 )
-from mrisr_node.people.roles import Permission
 from mrisr_node.web.stages import overall, stage_name, time_left
 
-__all__ = ["Event", "Feed", "Full", "NotAllowed"]
+__all__ = ["Event", "Feed", "Full"]
 
 _log = logging.getLogger(__name__)
 
 _EVERY = 0.5
-# A session may end, a token be revoked, while a stream is open.
-_CHECK_EVERY = 5.0
+# Something is said now and then, by which the guard sees whether whoever follows still may.
+_QUIET = 5.0
 _PAGE = 200
 # Of one person: as many windows as somebody may have open.
 _MOST_OF_ONE = 20
@@ -41,10 +39,6 @@ _MOST_OF_ONE = 20
 
 class Full(Exception):
     """So many streams are open already."""
-
-
-class NotAllowed(Exception):
-    """Whoever follows may not any more."""
 
 
 @dataclass(frozen=True)
@@ -106,29 +100,20 @@ class Feed:
             self._watch = None
             self._standings = []
 
-    async def follow(
-        self, connection: HTTPConnection, series: int | None, after: int | None
-    ) -> AsyncGenerator[Event, None]:
+    async def follow(self, series: int | None, after: int | None) -> AsyncGenerator[Event, None]:
         """Yield what happens, to one series or to all, until the server ends.
 
         Parameters
         ----------
-        connection
-            Of a person who has entered; asked again and again whether they still may.
         after
             The id of the last event that they know; None: from now on.
-
-        Raises
-        ------
-        NotAllowed
-            They may not any more.
         """
         newest = await run_in_threadpool(newest_happening)
         # An id of the future is of a database that was restored since.
         at = newest if after is None else min(after, newest)
         yield Event("hello", {}, at)
         told: dict[int, Event] = {}
-        checked = time.monotonic()
+        said = time.monotonic()
         while not self._stopping():
             changed = self._changed
             newest = self._newest
@@ -144,9 +129,8 @@ class Feed:
                 if told.get(number) != event:
                     yield event
             told = now
-            if time.monotonic() - checked >= _CHECK_EVERY:
-                await _require_allowed(connection)
-                checked = time.monotonic()
+            if time.monotonic() - said >= _QUIET:
+                said = time.monotonic()
                 yield Event("quiet", {})
             await changed.wait()
 
@@ -164,13 +148,6 @@ class Feed:
 
 def _look() -> tuple[int, list[Standing]]:
     return newest_happening(), standings()
-
-
-async def _require_allowed(connection: HTTPConnection) -> None:
-    ask: Callable[[], Awaitable[Any]] = connection.state.person_now
-    person = await ask()
-    if person is None or Permission.READ not in person.permissions:
-        raise NotAllowed
 
 
 def _happened(one: Happening) -> Event:

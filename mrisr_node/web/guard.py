@@ -11,7 +11,6 @@ import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -45,7 +44,7 @@ _LONGEST_SIGN_IN = 16_384
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_ASKED_AGAIN = 15.0
+_ASKED_AGAIN = 5.0
 """Seconds after which a stream looks again whether its session or token still holds."""
 _PARTS: dict[str, Message] = {
     "http.response.body": {"type": "http.response.body", "body": b""},
@@ -124,8 +123,6 @@ class Guard:
             if person is not None and limited:
                 seconds = self._limits.by_user(person.username)
         scope.setdefault("state", {})["person"] = person
-        # What stays open asks again who it is for.
-        scope["state"]["person_now"] = partial(self._person, request)
         answer = too_many(seconds) if seconds else self._refusal(request, person)
         if person is None or scope["path"] in PUBLIC:
             receive = _short(receive)

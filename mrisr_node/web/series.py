@@ -64,7 +64,7 @@ class SeriesView(BaseModel):
         description="original and result side by side, once the result is in the PACS"
     )
     result_url: str | None = Field(description="the page of the result, once it is in the PACS")
-    study_url: str = Field(description="the study in OHIF")
+    study_url: str | None = Field(description="the study in OHIF, where the PACS has it")
 
 
 class SeriesList(BaseModel):
@@ -231,5 +231,5 @@ def series_view(settings: Settings, row: SeriesOverview) -> SeriesView:
         actions=list(row.actions),
         viewer_url=compare,
         result_url=f"{settings.viewer_url}/results/{row.id}" if row.result_series_uid else None,
-        study_url=settings.viewer_url + study_path(row.study_instance_uid),
+        study_url=settings.viewer_url + study_path(row.study_instance_uid) if row.in_pacs else None,
     )

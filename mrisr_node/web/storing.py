@@ -36,6 +36,7 @@ from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
 from mrisr_node.web.negotiation import Representation, representations
 from mrisr_node.web.parts import PartFile, Parts
+from mrisr_node.web.subjects import concerns
 from mrisr_node.web.upstream import ROOT, ask_pacs, read_document
 
 __all__ = ["LARGEST_STORE", "open_stores", "store_instances"]
@@ -87,6 +88,8 @@ class _Outcome:
 
     origin: str
     stored: list[dict[str, Any]] = field(default_factory=list)
+    subjects: set[tuple[str, str]] = field(default_factory=set)
+    """Patient ID and Study Instance UID of what was stored."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     others: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,6 +97,7 @@ class _Outcome:
         path = f"{ROOT}studies/{header.study_instance_uid}/series/{header.series_instance_uid}"
         address = f"{self.origin}{path}/instances/{header.sop_instance_uid}"
         item = _reference(header.sop_class_uid, header.sop_instance_uid)
+        self.subjects.add((header.patient_id, header.study_instance_uid))
         self.stored.append(item | {"00081190": {"vr": "UR", "Value": [address]}})
 
     def refuse(self, error: Rejected) -> None:
@@ -178,6 +182,8 @@ async def _store(settings: Settings, request: Request, resource: str, folder: Pa
         parts.close()
         refused = len(outcome.failed) + len(outcome.others)
         name = request.state.person.username
+        for patient_id, study_uid in sorted(outcome.subjects)[:1]:
+            concerns(request, patient_id=patient_id, study_uid=study_uid)
         _log.info("%s stored %d instances, %d refused", name, len(outcome.stored), refused)
     return outcome.response()
 

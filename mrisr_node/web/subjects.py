@@ -59,7 +59,7 @@ def series_of(parameters: dict[str, object]) -> Subject:
 
 
 def _patient(series: Series | None) -> str:
-    return getattr(series, "patient_id", None) or ""
+    return (series.patient_id if series else None) or ""
 
 
 def _received(study_uid: str) -> str:
