@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-__all__ = ["BrainMethod", "Delivery", "MRObject", "Recipe", "ResultKind", "StorageCommitment"]
+from pydantic import AfterValidator
+
+__all__ = [
+    "BrainMethod",
+    "Delivery",
+    "MRObject",
+    "Recipe",
+    "ResultKind",
+    "SeriesRecipe",
+    "StorageCommitment",
+]
 
 
 class Recipe(StrEnum):
@@ -14,6 +25,18 @@ class Recipe(StrEnum):
     """For reading: the whole head in its own space, with the source's intensities."""
     MNI = "mni"
     """For research: brain only, bias-corrected, normalised, in MNI space."""
+    PAIRS = "pairs"
+    """For training: of uploaded scans of high resolution, pairs with simulated thick slices."""
+
+
+def of_series(recipe: Recipe) -> Recipe:
+    """Return a recipe that a series can have; raise ValueError for another."""
+    if recipe is Recipe.PAIRS:
+        raise ValueError("pairs are made of uploaded scans, under /api/pairs")
+    return recipe
+
+
+SeriesRecipe = Annotated[Recipe, AfterValidator(of_series)]
 
 
 class BrainMethod(StrEnum):

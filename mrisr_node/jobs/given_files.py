@@ -1,7 +1,8 @@
 """NIfTI files that were given to be processed: as series with jobs, and what came of them as files.
 
-Such a series has the states, queues, leases and stages of every other one. What differs stands in
-`NiftiSeries`, and in the stages that read and write (`nifti`).
+Such a series has the states, queues and leases of every other one. What differs stands in
+`NiftiSeries` and in the stages that read and write (`nifti`); of pairs, in `PairsSeries` and in
+their one stage (`pairing`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -20,11 +21,13 @@ from mrisr_node.choices import Recipe
 from mrisr_node.durable import sync
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import queue_of, stages_of
-from mrisr_node.jobs.workspace import NiftiInput, Workspace
+from mrisr_node.jobs.workspace import NiftiInput, PairsInput, Workspace
+from mrisr_node.pairs.options import PairOptions
 from mrisr_node.records import (
     Batch,
     Job,
     NiftiSeries,
+    PairsSeries,
     Series,
     State,
     StoredFile,
@@ -33,10 +36,18 @@ from mrisr_node.records import (
 )
 from mrisr_node.settings import Settings
 
-__all__ = ["Wish", "files_of_job", "give", "goes_to_pacs", "keep_files", "wake", "with_given_file"]
+__all__ = [
+    "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files", "wake",
+    "with_given_files",
+]  # fmt: skip
 
 
-_TYPES = {".gz": "application/gzip", ".json": "application/json", ".png": "image/png"}
+_TYPES = {
+    ".gz": "application/gzip",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".zip": "application/zip",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,26 @@ def give(owner: str, wishes: list[Wish], *, together: bool = False) -> tuple[lis
         return [_queue(owner, wish, batch) for wish in wishes], batch.key if batch else ""
 
 
+def give_for_pairs(
+    owner: str, files: Sequence[StoredFile], options: PairOptions, licence: str | None
+) -> Series:
+    """Queue scans of high resolution, to make pairs of."""
+    count = len(files)
+    words = f"pairs of {count} scan{'' if count == 1 else 's'}"
+    with transaction():
+        series = _new_series(owner, "pairs", words, words)
+        PairsSeries.create(
+            series=series,
+            owner=owner,
+            files=json.dumps([file.key for file in files]),
+            options=json.dumps(options.as_json()),
+            licence=licence,
+        )
+        voxels = sum(prod(json.loads(file.facts)["shape"]) for file in files)
+        Job.create(series=series, recipe=Recipe.PAIRS.value, voxels=voxels)
+    return series
+
+
 def wake(settings: Settings, series: list[Series]) -> None:
     """Tell the workers; what is not told is found by ``recovery``."""
     queues = Queues(settings)
@@ -81,19 +112,8 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     facts = json.loads(wish.file.facts)
     study = dict(wish.study) if wish.study is not None else None
     words = f"NIfTI, {' × '.join(map(str, facts['shape']))} voxels"
-    series = Series.create(
-        series_instance_uid=generate_uid(prefix=None),
-        study_instance_uid=generate_uid(prefix=None),
-        modality="MR",
-        description=(study or {}).get("SeriesDescription", "") or words,
-        sender=owner,
-        state=State.QUEUED.value,
-        reason=words,
-        format="nifti",
-    )
-    Transition.create(
-        series=series, source="", target=State.QUEUED.value, reason=words, at=series.state_at
-    )
+    description = (study or {}).get("SeriesDescription", "") or words
+    series = _new_series(owner, "nifti", description, words)
     NiftiSeries.create(
         series=series,
         file=wish.file,
@@ -108,14 +128,40 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     return series
 
 
+def _new_series(owner: str, kind: str, description: str, words: str) -> Series:
+    series: Series = Series.create(
+        series_instance_uid=generate_uid(prefix=None),
+        study_instance_uid=generate_uid(prefix=None),
+        modality="MR",
+        description=description,
+        sender=owner,
+        state=State.QUEUED.value,
+        reason=words,
+        format=kind,
+    )
+    Transition.create(
+        series=series, source="", target=State.QUEUED.value, reason=words, at=series.state_at
+    )
+    return series
+
+
 def goes_to_pacs(job: Job) -> bool:
     """Tell whether the result of a job is to be in the PACS; that of a file is by choice."""
+    if job.recipe == Recipe.PAIRS.value:
+        return False
     row = _row_of(job.series_id)
     return row is None or row.study is not None
 
 
-def with_given_file(workspace: Workspace, series: Series) -> Workspace:
-    """Return a workspace with the file that a series is; as it was for a series of DICOM."""
+def with_given_files(workspace: Workspace, series: Series) -> Workspace:
+    """Return a workspace with the files that a series is; as it was for a series of DICOM."""
+    if series.format == "pairs":
+        scans = PairsSeries.get(PairsSeries.series == series)
+        return replace(
+            workspace,
+            sources=tuple(workspace.settings.files_dir / key for key in json.loads(scans.files)),
+            pairs=PairsInput(json.loads(scans.options), scans.licence),
+        )
     row = _row_of(series.id)
     if row is None:
         return workspace
@@ -137,8 +183,8 @@ def with_given_file(workspace: Workspace, series: Series) -> Workspace:
 
 def keep_files(settings: Settings, job: Job) -> None:
     """Have what a job wrote of a file downloaded from now on, instead of what it wrote before."""
-    row = _row_of(job.series_id)
-    if row is None:
+    owner = _owner_of(job)
+    if owner is None:
         return
     settings.files_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = files_of_job(job)
@@ -151,7 +197,7 @@ def keep_files(settings: Settings, job: Job) -> None:
         rows.append(
             {
                 "key": key,
-                "owner": row.owner,
+                "owner": owner,
                 "name": path.name,
                 "size": path.stat().st_size,
                 "sha256": digest,
@@ -165,6 +211,15 @@ def keep_files(settings: Settings, job: Job) -> None:
         StoredFile.insert_many(rows).execute()
     for old in before:
         (settings.files_dir / old.key).unlink(missing_ok=True)
+
+
+def _owner_of(job: Job) -> str | None:
+    """Return whose files a job is made of; None where it is made of none."""
+    for kind in (NiftiSeries, PairsSeries):
+        row = kind.get_or_none(kind.series == job.series_id)
+        if row is not None:
+            return str(row.owner)
+    return None
 
 
 def _row_of(series_id: int) -> NiftiSeries | None:

@@ -21,11 +21,12 @@ from pydicom import dcmread
 
 from mrisr_node import __version__
 from mrisr_node.choices import BrainMethod, Recipe
-from mrisr_node.errors import ResultGone
+from mrisr_node.errors import ResultGone, StageError
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules
 from mrisr_node.jobs.converting import checkpoint_for, convert_stacks
 from mrisr_node.jobs.nifti import convert_nifti, write_files
+from mrisr_node.jobs.pairing import make_dataset
 from mrisr_node.jobs.result_files import STACKS, files_of, has_whole_result
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.jobs.workspace import Workspace
@@ -74,6 +75,8 @@ def outcome(workspace: Workspace) -> dict[str, Any]:
         list ``stacks`` holds that for each, with its ``label``.
     """
     known: dict[str, Any] = {}
+    if workspace.has("pairs"):
+        return {"left_out": workspace.read("pairs")["left_out"]}
     if workspace.has(STACKS) and (left_out := workspace.read(STACKS)["left_out"]):
         known["left_out"] = left_out
     match workspace.stacks():
@@ -214,6 +217,12 @@ def _convert(workspace: Workspace) -> None:
     convert_stacks(workspace, _rules(workspace.settings))
 
 
+def _pairs(workspace: Workspace) -> None:
+    if workspace.pairs is None:
+        raise StageError("it is not known what kind of pairs are wanted")
+    make_dataset(workspace, workspace.pairs)
+
+
 def _write(workspace: Workspace) -> None:
     if workspace.nifti:
         write_files(workspace, workspace.nifti)
@@ -263,6 +272,7 @@ _STAGES: dict[Stage, Callable[[Workspace], None]] = {
     Stage.STORE: _store,
     Stage.CONFIRM: _confirm,
     Stage.COMMIT: _commit,
+    Stage.PAIRS: _pairs,
 }
 # All others are done for each stack of the series by itself.
-_ONCE = frozenset({Stage.CONVERT, Stage.STORE, Stage.CONFIRM, Stage.COMMIT})
+_ONCE = frozenset({Stage.CONVERT, Stage.STORE, Stage.CONFIRM, Stage.COMMIT, Stage.PAIRS})

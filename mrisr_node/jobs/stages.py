@@ -49,6 +49,8 @@ class Stage(StrEnum):
     STORE = "store"
     CONFIRM = "confirm"
     COMMIT = "commit"
+    PAIRS = "pairs"
+    """All of the recipe of pairs: its scans are worked on side by side."""
 
 
 _QUEUES = {
@@ -72,7 +74,10 @@ _MNI_ONLY = frozenset({Stage.BIAS, Stage.REGISTER})
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages of a recipe, in order."""
-    return tuple(s for s in Stage if recipe is Recipe.MNI or s not in _MNI_ONLY)
+    if recipe is Recipe.PAIRS:
+        return (Stage.PAIRS,)
+    others = (stage for stage in Stage if stage is not Stage.PAIRS)
+    return tuple(s for s in others if recipe is Recipe.MNI or s not in _MNI_ONLY)
 
 
 def queue_of(stage: Stage) -> Queue:

@@ -35,6 +35,7 @@ from mrisr_node.logs import words_of
 from mrisr_node.records import (
     Instance,
     NiftiSeries,
+    PairsSeries,
     Series,
     StoredFile,
     Upload,
@@ -273,7 +274,7 @@ class Uploads:
         Upload.delete().where(Upload.state.in_(ended), Upload.touched_at < before).execute()
         active = [state.value for state in ACTIVE]
         Series.update(copies_deleted_at=time.time()).where(
-            Series.format == "nifti", Series.state.not_in(active), Series.state_at < before,
+            Series.format != "dicom", Series.state.not_in(active), Series.state_at < before,
             Series.copies_deleted_at.is_null(),
         ).execute()  # fmt: skip
         for file in list(StoredFile.select().where(StoredFile.created_at < before)):
@@ -283,8 +284,9 @@ class Uploads:
 def is_needed(file: StoredFile) -> bool:
     """Tell whether a job that goes on was given this file."""
     active = [state.value for state in ACTIVE]
-    rows = NiftiSeries.select().join(Series).where(NiftiSeries.file == file)
-    return bool(rows.where(Series.state.in_(active)).exists())
+    alone = NiftiSeries.select().join(Series).where(NiftiSeries.file == file)
+    together = PairsSeries.select().join(Series).where(PairsSeries.files.contains(file.key))
+    return any(rows.where(Series.state.in_(active)).exists() for rows in (alone, together))
 
 
 def delete_file(settings: Settings, file: StoredFile) -> bool:

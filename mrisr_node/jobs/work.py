@@ -26,7 +26,7 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.given_files import goes_to_pacs, keep_files, with_given_file
+from mrisr_node.jobs.given_files import goes_to_pacs, keep_files, with_given_files
 from mrisr_node.jobs.history import (
     left_out_of,
     note_result_series,
@@ -212,9 +212,9 @@ class Worker:
             seconds=seconds_of(job),
         )
         try:
-            run_stage(stage, with_given_file(workspace, series))
+            run_stage(stage, with_given_files(workspace, series))
             known = outcome(workspace)
-            if stage is Stage.WRITE:
+            if stage in (Stage.WRITE, Stage.PAIRS):
                 keep_files(self._settings, job)
         except (_Superseded, StateError, NotYet):
             raise  # nothing failed: the series moved on, or the PACS still has time to answer

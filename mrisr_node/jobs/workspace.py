@@ -23,7 +23,7 @@ from mrisr_node.results.facts import Predecessor
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.geometry import Volume
 
-__all__ = ["NiftiInput", "Progress", "Workspace", "read_headers"]
+__all__ = ["NiftiInput", "PairsInput", "Progress", "Workspace", "read_headers"]
 
 Progress = Callable[[float], None]
 
@@ -62,6 +62,22 @@ class NiftiInput:
 
 
 @dataclass(frozen=True)
+class PairsInput:
+    """What kind of pairs are to be made of the sources.
+
+    Parameters
+    ----------
+    options
+        As `pairs.options.PairOptions` gives them.
+    licence
+        Of the dataset.
+    """
+
+    options: Mapping[str, Any]
+    licence: str | None
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The folder of one job and what its stages need to know.
 
@@ -93,6 +109,7 @@ class Workspace:
     instances: frozenset[str] | None = None
     """The SOP Instance UIDs of the stack; None: all of `sources`."""
     nifti: NiftiInput | None = None
+    pairs: PairsInput | None = None
     """What the series is, where it is no DICOM."""
 
     def stacks(self) -> list[Workspace]:

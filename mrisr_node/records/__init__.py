@@ -22,13 +22,20 @@ from mrisr_node.records.series import (
     folded,
 )
 from mrisr_node.records.states import ACTIVE, State, StateError
-from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload, UploadState
+from mrisr_node.records.uploads import (
+    Batch,
+    NiftiSeries,
+    PairsSeries,
+    StoredFile,
+    Upload,
+    UploadState,
+)
 
 __all__ = [
     "ACTIVE", "DIED", "DISK_FULL", "ApiSession", "ApiToken", "Batch", "Beat", "CommitmentReport",
     "CommitmentRequest", "Failure", "IdempotencyKey", "Instance", "Job", "NiftiSeries",
-    "RefusalReport", "Rejection", "ResultSeries", "Series", "SignInFailures", "StageRun", "State",
-    "StateError", "StoredFile", "Transition", "Upload", "UploadState", "User", "WebSession",
-    "connection", "database", "folded",
-    "open_records", "owner_name", "transaction",
+    "PairsSeries", "RefusalReport", "Rejection", "ResultSeries", "Series", "SignInFailures",
+    "StageRun", "State", "StateError", "StoredFile", "Transition", "Upload", "UploadState",
+    "User", "WebSession", "connection", "database", "folded", "open_records", "owner_name",
+    "transaction",
 ]  # fmt: skip

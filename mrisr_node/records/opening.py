@@ -21,14 +21,14 @@ from mrisr_node.records.series import (
     Series,
     Transition,
 )
-from mrisr_node.records.uploads import Batch, NiftiSeries, StoredFile, Upload
+from mrisr_node.records.uploads import Batch, NiftiSeries, PairsSeries, StoredFile, Upload
 
 __all__ = ["open_records"]
 
 _TABLES = [
     Series, Transition, Instance, Rejection, Job, StageRun, ResultSeries, RefusalReport, Failure,
     Beat, CommitmentRequest, CommitmentReport, User, WebSession, ApiSession, ApiToken,
-    SignInFailures, IdempotencyKey, StoredFile, Upload, Batch, NiftiSeries,
+    SignInFailures, IdempotencyKey, StoredFile, Upload, Batch, NiftiSeries, PairsSeries,
 ]  # fmt: skip
 
 

@@ -60,7 +60,8 @@ class Series(Record):
     copies_deleted_at = FloatField(null=True)
     """When its local copies were deleted (``jobs.retention``); its instances keep their rows."""
     format = CharField(default="dicom")
-    """``dicom``; or ``nifti``: a file, of which `NiftiSeries` tells more, and no instances."""
+    """``dicom``; or what has no instances: ``nifti``, a file, of which `NiftiSeries` tells more, or
+    ``pairs``, several (`PairsSeries`)."""
 
     def save(self, *args: Any, **keywords: Any) -> int:  # noqa: ANN401 - peewee's
         """Write the row, with the words that it is searched by."""

@@ -31,7 +31,8 @@ _STOPPED = State.FAILED, State.CANCELLED
 # A late slice re-opens a series from wherever it is. From there no way leads but completeness:
 # what was found out about the slices before the late one says nothing any more. A job that is
 # tried again goes on where it failed, so a queued series may go to any of the working states. A
-# cancelled series is one that somebody wanted failed: the same ways lead from it.
+# cancelled series is one that somebody wanted failed: the same ways lead from it. Of pairs, all is
+# preparing.
 NEXT: dict[State, frozenset[State]] = {
     State.RECEIVING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset({State.SKIPPED, State.QUEUED, State.FAILED, State.RECEIVING}),
@@ -39,7 +40,7 @@ NEXT: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset(
         {State.PREPARING, State.RESOLVING, State.DELIVERING, *_STOPPED, State.RECEIVING}
     ),
-    State.PREPARING: frozenset({State.RESOLVING, *_STOPPED, State.RECEIVING}),
+    State.PREPARING: frozenset({State.RESOLVING, State.DONE, *_STOPPED, State.RECEIVING}),
     State.RESOLVING: frozenset({State.DELIVERING, *_STOPPED, State.RECEIVING}),
     State.DELIVERING: frozenset({State.DONE, *_STOPPED, State.RECEIVING}),
     State.DONE: frozenset({State.RECEIVING}),

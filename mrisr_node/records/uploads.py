@@ -11,7 +11,7 @@ from mrisr_node.records.engine import Record
 from mrisr_node.records.jobs import Job
 from mrisr_node.records.series import Series
 
-__all__ = ["Batch", "NiftiSeries", "StoredFile", "Upload", "UploadState"]
+__all__ = ["Batch", "NiftiSeries", "PairsSeries", "StoredFile", "Upload", "UploadState"]
 
 
 class UploadState(StrEnum):
@@ -88,3 +88,16 @@ class NiftiSeries(Record):
     contrast = CharField(null=True)
     study = TextField(null=True)
     """JSON: names and ids of the study that it becomes in the PACS; null: it becomes none."""
+
+
+class PairsSeries(Record):
+    """What is known of a series that is a set of scans to make pairs of."""
+
+    series = ForeignKeyField(Series, backref="pairs", unique=True, on_delete="CASCADE")
+    owner = CharField(index=True)
+    files = TextField()
+    """JSON: keys of the uploaded scans, in their order."""
+    options = TextField()
+    """JSON: what kind of pairs (``pairs.options``)."""
+    licence = CharField(null=True)
+    """Of the dataset, as its owner states it."""

@@ -16,6 +16,7 @@ from mrisr_node.choices import (
     MRObject,
     Recipe,
     ResultKind,
+    SeriesRecipe,
     StorageCommitment,
 )
 from mrisr_node.logs import LogFormat
@@ -153,7 +154,7 @@ class Selecting(BaseModel):
 class Processing(BaseModel):
     """How they are processed."""
 
-    recipe: Recipe = Field(default=Recipe.NATIVE, description="which result a series gets")
+    recipe: SeriesRecipe = Field(default=Recipe.NATIVE, description="which result a series gets")
     brain_method: BrainMethod = Field(default=BrainMethod.AUTO, description="which HD-BET")
     brain_folds: int = Field(
         default=1, ge=1, le=5, description="networks of the HD-BET ensemble to average"

@@ -35,6 +35,7 @@ from mrisr_node.web.inference import inference_router
 from mrisr_node.web.jobs import jobs_router
 from mrisr_node.web.limits import RateLimits
 from mrisr_node.web.metrics import metrics_router
+from mrisr_node.web.pairs import pairs_router
 from mrisr_node.web.people_pages import people_pages_router
 from mrisr_node.web.permissions import allow, require_permissions
 from mrisr_node.web.problems import install_problem_handlers
@@ -139,6 +140,7 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
         files_router(settings),
         checkpoints_router(settings),
         inference_router(settings),
+        pairs_router(settings),
         gateway_router(settings),
     ):
         require_permissions(router.routes)

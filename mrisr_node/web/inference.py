@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
-from mrisr_node.choices import Recipe
+from mrisr_node.choices import SeriesRecipe
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.jobs.given_files import Wish, files_of_job, give, wake
 from mrisr_node.people.roles import Permission
@@ -62,7 +62,7 @@ class Inference(BaseModel):
     """What is to be done with a file."""
 
     file: str = Field(description="id of an uploaded NIfTI file, under /api/files")
-    recipe: Recipe | None = Field(default=None, description="by default that of the settings")
+    recipe: SeriesRecipe | None = Field(default=None, description="by default that of the settings")
     slice_axis: int | None = Field(
         default=None, ge=0, le=2, description="by default the one along which voxels are longest"
     )

@@ -21,6 +21,7 @@ STAGE_NAMES = {
     Stage.STORE: "Sending to the PACS",
     Stage.CONFIRM: "Checking in the PACS",
     Stage.COMMIT: "Waiting for the PACS to promise to keep it",
+    Stage.PAIRS: "Making pairs",
 }
 
 

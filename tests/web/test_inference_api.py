@@ -86,7 +86,7 @@ def test_a_file_becomes_files(client, head):
     files = {file["name"]: file["url"] for file in view["files"]}
     assert set(files) == {
         "thin.nii.gz", "thin.json", "brain.nii.gz", "fidelity.nii.gz", "change.nii.gz",
-        *(f"{plane}-{side}.png" for plane in ("in-plane", "across-rows", "across-columns")
+        *(f"{plane}-{side}.png" for plane in ("axial", "coronal", "sagittal")
           for side in ("acquired", "result")),
     }  # fmt: skip
     source = nib.Nifti1Image.from_bytes(gzip.decompress(head))

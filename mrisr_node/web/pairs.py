@@ -1,0 +1,151 @@
+"""Pairs of high and low resolution from uploaded scans, and the dataset that they become."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from mrisr_node.errors import SettingsError
+from mrisr_node.jobs.estimates import Estimator
+from mrisr_node.jobs.given_files import files_of_job, give_for_pairs, wake
+from mrisr_node.pairs.options import TABLE, PairOptions, Slices
+from mrisr_node.people.roles import Permission
+from mrisr_node.records import ACTIVE, Job, PairsSeries, State
+from mrisr_node.settings import Settings
+from mrisr_node.volumes.contrast import CONTRASTS
+from mrisr_node.volumes.degradation import SliceProfile
+from mrisr_node.web.files import FileView, file_view, own_file
+from mrisr_node.web.idempotency import IdempotentRoute
+from mrisr_node.web.permissions import allow
+from mrisr_node.web.stages import TimeLeft, time_left
+
+__all__ = ["PairsView", "pairs_router"]
+
+_MOST_TOGETHER = 100
+
+
+class Pairs(BaseModel):
+    """What pairs are to be made of."""
+
+    files: Annotated[list[str], Field(min_length=1, max_length=_MOST_TOGETHER)] = Field(
+        description="ids of uploaded NIfTI files of high resolution, under /api/files"
+    )
+    slices: Annotated[list[str], Field(min_length=1, max_length=16)] = Field(
+        default=[str(one) for one in TABLE],
+        description="thickness/gap in mm of the thick slices, such as 4/0.4; each makes a pair",
+    )
+    axis: str = Field(default="z", pattern="^[xyz]$", description="of RAS, across the slices")
+    profile: SliceProfile = Field(
+        default=SliceProfile.GAUSSIAN, description="of the slices; as wide as they are thick"
+    )
+    register_to_mni: bool = Field(default=True, description="else each stays on its own grid")
+    contrast: str | None = Field(
+        default=None,
+        pattern=f"^({'|'.join(CONTRASTS)})$",
+        description="of all of them: a NIfTI file does not tell",
+    )
+    license: str | None = Field(
+        default=None, max_length=64, description="of the dataset, such as CC0"
+    )
+
+
+class PairsView(BaseModel):
+    """Scans that pairs are made of, and what came of them."""
+
+    id: int = Field(description="the series, as in /api/series")
+    scans: int
+    state: State
+    reason: str = Field(description="with which scans were left out, and why")
+    progress: float = Field(description="part that is done, 0 to 1")
+    time_left: TimeLeft | None
+    created_at: float = Field(description="seconds since 1970")
+    files: list[FileView] = Field(description="the dataset as a ZIP, and what became of each scan")
+
+
+class PairsList(BaseModel):
+    """A page of datasets, newest first."""
+
+    total: int
+    limit: int
+    offset: int
+    items: list[PairsView]
+
+
+def pairs_router(settings: Settings) -> APIRouter:
+    """Return the routes under ``/api/pairs``."""
+    router = APIRouter(
+        prefix="/api/pairs",
+        tags=["pairs"],
+        dependencies=[allow(Permission.READ)],
+        route_class=IdempotentRoute,
+        responses={404: {"description": "there is none, or not for you"}},
+    )
+
+    @router.post(
+        "",
+        status_code=202,
+        summary="Make pairs of uploaded scans",
+        dependencies=[allow(Permission.OPERATE)],
+    )
+    def make(request: Request, response: Response, asked: Pairs) -> PairsView:
+        files = [own_file(request, key) for key in dict.fromkeys(asked.files)]
+        if any("shape" not in json.loads(file.facts) for file in files):
+            raise HTTPException(422, "a file was not uploaded as NIfTI; upload the scans")
+        try:
+            options = PairOptions(
+                slices=tuple(Slices.parse(text) for text in asked.slices),
+                axis=asked.axis,
+                profile=asked.profile,
+                register=asked.register_to_mni,
+                contrast=asked.contrast,
+            )
+        except SettingsError as error:
+            raise HTTPException(422, str(error)) from error
+        owner = request.state.person.username
+        series = give_for_pairs(owner, files, options, asked.license)
+        wake(settings, [series])
+        response.headers["Location"] = f"/api/pairs/{series.id}"
+        return _view(settings, PairsSeries.get(PairsSeries.series == series))
+
+    @router.get("", summary="List your datasets")
+    def list_pairs(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> PairsList:
+        own = PairsSeries.select().where(PairsSeries.owner == request.state.person.username)
+        rows = own.order_by(PairsSeries.id.desc()).limit(limit).offset(offset)
+        items = [_view(settings, row) for row in rows]
+        return PairsList(total=own.count(), limit=limit, offset=offset, items=items)
+
+    @router.get("/{series_id}", summary="One dataset")
+    def one(request: Request, series_id: Annotated[int, Field(ge=1, le=2**63 - 1)]) -> PairsView:
+        row = PairsSeries.get_or_none(PairsSeries.series == series_id)
+        person = request.state.person
+        if row is None or (
+            row.owner != person.username and Permission.ADMIN not in person.permissions
+        ):
+            raise HTTPException(404, "there are no such pairs")
+        return _view(settings, row)
+
+    return router
+
+
+def _view(settings: Settings, row: PairsSeries) -> PairsView:
+    job: Job = Job.select().where(Job.series == row.series).order_by(Job.id.desc()).get()
+    state = State(row.series.state)
+    left = Estimator().time_left(job) if state in ACTIVE else None
+    return PairsView(
+        id=row.series.id,
+        scans=len(json.loads(row.files)),
+        state=state,
+        reason=row.series.reason,
+        progress=1.0 if state is State.DONE else job.progress,
+        time_left=time_left(left),
+        created_at=job.created_at,
+        files=[file_view(settings, file) for file in files_of_job(job)],
+    )
