@@ -140,7 +140,7 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
         files_router(settings),
         checkpoints_router(settings),
         inference_router(settings),
-        pairs_router(settings),
+        pairs_router(settings, templates),
         gateway_router(settings),
     ):
         require_permissions(router.routes)

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from starlette.templating import Jinja2Templates
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.estimates import Estimator
@@ -25,6 +26,7 @@ from mrisr_node.web.stages import TimeLeft, time_left
 
 __all__ = ["PairsView", "pairs_router"]
 
+_ROOT = "/api/pairs"
 _MOST_TOGETHER = 100
 
 
@@ -75,10 +77,9 @@ class PairsList(BaseModel):
     items: list[PairsView]
 
 
-def pairs_router(settings: Settings) -> APIRouter:
-    """Return the routes under ``/api/pairs``."""
+def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
+    """Return the routes under ``/api/pairs``, and the page."""
     router = APIRouter(
-        prefix="/api/pairs",
         tags=["pairs"],
         dependencies=[allow(Permission.READ)],
         route_class=IdempotentRoute,
@@ -86,7 +87,7 @@ def pairs_router(settings: Settings) -> APIRouter:
     )
 
     @router.post(
-        "",
+        _ROOT,
         status_code=202,
         summary="Make pairs of uploaded scans",
         dependencies=[allow(Permission.OPERATE)],
@@ -111,7 +112,7 @@ def pairs_router(settings: Settings) -> APIRouter:
         response.headers["Location"] = f"/api/pairs/{series.id}"
         return _view(settings, PairsSeries.get(PairsSeries.series == series))
 
-    @router.get("", summary="List your datasets")
+    @router.get(_ROOT, summary="List your datasets")
     def list_pairs(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -122,7 +123,7 @@ def pairs_router(settings: Settings) -> APIRouter:
         items = [_view(settings, row) for row in rows]
         return PairsList(total=own.count(), limit=limit, offset=offset, items=items)
 
-    @router.get("/{series_id}", summary="One dataset")
+    @router.get(f"{_ROOT}/{{series_id}}", summary="One dataset")
     def one(request: Request, series_id: Annotated[int, Field(ge=1, le=2**63 - 1)]) -> PairsView:
         row = PairsSeries.get_or_none(PairsSeries.series == series_id)
         person = request.state.person
@@ -131,6 +132,19 @@ def pairs_router(settings: Settings) -> APIRouter:
         ):
             raise HTTPException(404, "there are no such pairs")
         return _view(settings, row)
+
+    @router.get("/pairs", include_in_schema=False)
+    def page(request: Request) -> Response:
+        person = request.state.person
+        said = {
+            "person": person,
+            "here": "pairs",
+            "table": [str(one) for one in TABLE],
+            "profiles": list(SliceProfile),
+            "contrasts": CONTRASTS,
+            "may_operate": Permission.OPERATE in person.permissions,
+        }
+        return templates.TemplateResponse(request, "pairs.html", said)
 
     return router
 

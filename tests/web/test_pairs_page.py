@@ -1,0 +1,91 @@
+"""The page of pairs in a real browser: what is asked for, what is told, keyboard, phone, dark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from web_door import PASSWORD, Door, served
+
+from mrisr_node.records import Job, PairsSeries, Series, State, StoredFile, Upload, UploadState
+
+
+@pytest.fixture(scope="module")
+def door(make_settings) -> Iterator[Door]:
+    with served(make_settings()) as running:
+        yield running
+
+
+@pytest.fixture
+def scan(door: Door) -> Iterator[StoredFile]:
+    """An uploaded scan."""
+    for table in (Job, PairsSeries, Series, Upload, StoredFile):
+        table.delete().execute()
+    file = StoredFile.create(
+        key="ab" * 16, owner="admin", name="head <b>one</b>.nii.gz", size=1, sha256="",
+        media_type="application/gzip", facts=json.dumps({"shape": [9, 9, 9]}),
+    )  # fmt: skip
+    Upload.create(key="cd" * 16, owner="admin", name=file.name, size=1, kind="nifti", file=file,
+                  state=UploadState.DONE.value)  # fmt: skip
+    yield file
+
+
+@pytest.fixture
+def page(chromium: Browser, door: Door, scan: StoredFile) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on(
+        "console",
+        lambda line: trouble.append(line.text) if "Content Security" in line.text else None,
+    )
+    page.goto(f"{door.url}/pairs")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Pairs for training")).to_be_visible()
+    yield page
+    context.close()
+    assert trouble == []
+
+
+def test_pairs_are_asked_for_and_followed(page, scan, tmp_path):
+    page.get_by_label("head <b>one</b>.nii.gz").check()
+    for unwanted in ("3/0", "4/0.4", "5/1"):
+        page.get_by_label(unwanted, exact=True).uncheck()
+    page.get_by_label("Others").fill("6/0.6, 6")
+    page.get_by_label("Contrast").select_option("T1w")
+    page.get_by_role("button", name="Make pairs").click()
+    expect(page.get_by_text("is not thickness/gap in mm")).to_be_visible()
+    page.get_by_label("Others").fill("6/0.6")
+    page.get_by_label("Slices are").select_option("coronal")
+    page.get_by_role("button", name="Make pairs").press("Enter")
+    expect(page.get_by_role("row", name="1 scan")).to_contain_text("queued")
+    asked = PairsSeries.get()
+    assert json.loads(asked.files) == [scan.key]
+    assert json.loads(asked.options) | {"profile": ""} == {
+        "slices": ["5/0.5", "6/0.6"], "axis": "y", "profile": "", "register": True,
+        "contrast": "T1w",
+    }  # fmt: skip
+    page.screenshot(path=tmp_path / "pairs.png", full_page=True)
+    series = asked.series
+    series.move(State.FAILED, "pairs: no pairs: scan 1 left out: it is thick")
+    expect(page.get_by_role("row", name="1 scan")).to_contain_text("it is thick")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_and_axe_finds_nothing(page, tmp_path, width, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    expect(page.get_by_label("head <b>one</b>.nii.gz")).to_be_visible()
+    page.screenshot(path=tmp_path / f"pairs-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
