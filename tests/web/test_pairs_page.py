@@ -20,7 +20,7 @@ def door(make_settings) -> Iterator[Door]:
 
 
 @pytest.fixture
-def scan(door: Door) -> Iterator[StoredFile]:
+def scan(door: Door) -> StoredFile:
     """An uploaded scan."""
     for table in (Job, PairsSeries, Series, Upload, StoredFile):
         table.delete().execute()
@@ -30,7 +30,7 @@ def scan(door: Door) -> Iterator[StoredFile]:
     )  # fmt: skip
     Upload.create(key="cd" * 16, owner="admin", name=file.name, size=1, kind="nifti", file=file,
                   state=UploadState.DONE.value)  # fmt: skip
-    yield file
+    return file
 
 
 @pytest.fixture
