@@ -33,6 +33,15 @@ for name in [name for name in os.environ if name.startswith("MRISR_")]:
     del os.environ[name]
 
 
+@pytest.fixture(autouse=True)
+def no_log_to_what_is_closed() -> Iterator[None]:
+    """Commands that run in this process log to the standard error that they had."""
+    yield
+    for handler in list(logging.root.handlers):
+        if type(handler) is logging.StreamHandler and handler.stream.closed:
+            logging.root.removeHandler(handler)
+
+
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Return a function that gives a TCP port on which nothing listens, a new one each time."""

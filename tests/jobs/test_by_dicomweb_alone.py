@@ -49,6 +49,7 @@ def client_of(settings: Settings, token: str) -> DICOMwebClient:
 def test_a_series_and_its_result(node, images):
     node.wait_ready()
     settings = node.settings
+    open_records(settings.database_path)
     token = create_token("admin", "tool")
     dicomweb = client_of(settings, token)
     headers = {"Authorization": f"Bearer {token}"}

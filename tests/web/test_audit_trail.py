@@ -91,8 +91,8 @@ def test_a_series_of_the_node(door, rows, study):
         study_instance_uid=image.StudyInstanceUID,
     )
     with door.tool() as client:
-        client.get(f"/api/jobs/{series.id}")
-        client.post(f"/api/jobs/{series.id}/retry")
+        client.get(f"/api/series/{series.id}")
+        client.post(f"/api/series/{series.id}/retry")
     read, change = rows()
     assert (read.action, read.status) == (Action.RECORD, 200)
     assert (change.action, change.status) == (Action.CHANGE, 409)

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from starlette.middleware import Middleware
 from starlette.responses import StreamingResponse
+from starlette.templating import Jinja2Templates
 from starlette.types import Message
 from web_door import PASSWORD
 
@@ -46,7 +47,7 @@ def app(settings: Settings) -> FastAPI:
             Middleware(Guard, settings=settings, limits=RateLimits(settings)),
         ]
     )
-    install_problem_handlers(app)
+    install_problem_handlers(app, Jinja2Templates("."))
 
     @app.websocket("/socket", dependencies=[allow(Permission.OPERATE)])
     async def socket(websocket: WebSocket) -> None:

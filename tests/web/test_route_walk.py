@@ -231,7 +231,9 @@ def test_a_lower_role_is_refused(door, routes):
                 if held and (route.method not in ("GET", "HEAD")):
                     table[route].append("may")
                     continue
-                answer = client.request(route.method, route.path)
+                # What goes on and on is not waited for.
+                with client.stream(route.method, route.path) as answer:
+                    pass
                 table[route].append(str(answer.status_code))
                 if held:
                     assert answer.status_code not in (401, 403), (name, route)

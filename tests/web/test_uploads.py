@@ -154,8 +154,10 @@ def test_a_connection_that_breaks_off_leaves_what_came(door, sender):
         head += "Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\n"
         head += f"Upload-Offset: 0\r\nContent-Length: {len(content)}\r\n\r\n"
         line.sendall(head.encode() + content[: 2 * MIB])
+        part = door.settings.uploads_dir / where.rsplit("/", 1)[1]
+        wait_until(lambda: part.exists() and part.stat().st_size > 0)
         # Two at a time would mix their bytes.
-        wait_until(lambda: sender.put(where, 7, b"b").status_code == 423)
+        assert sender.put(where, 7, b"b").status_code == 423
     wait_until(lambda: sender.offset(where) == 2 * MIB)
     assert sender.put(where, 2 * MIB, content[2 * MIB :]).status_code == 204
 
