@@ -1,6 +1,7 @@
 """What tests of several rooms share: settings of their own, a real Orthanc, a whole node, data."""
 
 import gc
+import logging
 import os
 import shutil
 import socket
