@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.padding import Padding
+from rich.text import Text
 
 from mrisr_node.choices import Recipe
 from mrisr_node.cli.console import (
@@ -144,10 +145,10 @@ def _tell(row: Mapping[str, Any]) -> None:
     received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
     stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
     known = (received, row["state"], stage, _left(row["time_left"]), f"{row['instances']} images")
-    said = "  ".join(filter(None, known))
-    out.print(f"[bold]{row['id']:>5}[/]  {said}  {plain(row['description'])}", highlight=False)
+    said = plain("  ".join(filter(None, (*known, row["description"]))))
+    out.print(Text.assemble((f"{row['id']:>5}", "bold"), "  ", said))
     if reason := _reason(row):
-        out.print(Padding(plain(reason), (0, 0, 0, 7)), highlight=False)
+        out.print(Padding(plain(reason), (0, 0, 0, 7), expand=False))
 
 
 @command
