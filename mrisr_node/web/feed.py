@@ -98,7 +98,7 @@ class Feed:
         if not self.streams and self._watch is not None:
             self._watch.cancel()
             self._watch = None
-            self._standings = []
+            self._newest, self._standings = 0, []
 
     async def follow(self, series: int | None, after: int | None) -> AsyncGenerator[Event, None]:
         """Yield what happens, to one series or to all, until the server ends.
