@@ -8,4 +8,5 @@ def odd_group_length(good: Path, odd: Path) -> None:
     whole = good.read_bytes()
     # Preamble, "DICM", and the group length of 12 bytes, which goes.
     whole = whole[:132] + whole[144:]
-    odd.write_bytes(whole.replace(b"\x02\0\x02\0UI", b"\x02\0\0\0\0\0", 1))
+    # The rest of the file becomes its value, which one byte more makes odd, however long UIDs are.
+    odd.write_bytes(whole.replace(b"\x02\0\x02\0UI", b"\x02\0\0\0\0\0", 1) + b"\0")
