@@ -2,9 +2,9 @@
 
     python bench/devices.py HEAD.nii.gz [--checkpoint FOLDER]…
 
-Takes the mean of every six slices along y, restores thin ones on either device as the node would, and
-prints seconds (the GPU's first call also loads its libraries, so it is called twice), memory, and how
-far the two results differ. Where there is no GPU, it says so.
+Takes the mean of every six slices along y, restores thin ones on either device as the node would,
+and prints seconds (the GPU's first call also loads its libraries, so it is called twice), memory,
+and how far the two results differ. Where there is no GPU, it says so.
 """
 
 from __future__ import annotations
