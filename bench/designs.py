@@ -15,13 +15,13 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrisr_node.superres.batches import Batch, gather
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
 from mrisr_node.superres.networks import (
     ContrastConv3d,
@@ -33,8 +33,8 @@ from mrisr_node.superres.operators import SUB_SLICES
 from mrisr_node.superres.optimisers import pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.restoration import TorchOperators, fold
-from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
-from mrisr_node.superres.training import TrainingState, validation_samples
+from mrisr_node.superres.samples import Acquire, Samples, load_sources
+from mrisr_node.superres.training import TrainingState, validation_batches
 from mrisr_node.superres.training_config import TrainingConfig
 
 
@@ -95,15 +95,14 @@ class Unrolled(nn.Module):
         )
         self.geometry = geometry_biases(2 * blocks * width)
         self.blocks = blocks
-        self.operators: Sequence[TorchOperators] = ()
+        self.operators: TorchOperators | None = None
 
     def contradiction(self, update: Tensor) -> Tensor:
         """Return the part of an update that changes the acquired slices."""
-        parts = []
-        for index, operators in enumerate(self.operators):
-            thin = update[index : index + 1].float().movedim(1, -1).flatten(-2) @ operators.unfold
-            parts.append(fold(thin @ operators.degrade, operators))
-        return torch.cat(parts).contiguous(memory_format=torch.channels_last_3d)
+        assert self.operators is not None
+        thin = update.float().movedim(1, -1).flatten(-2) @ self.operators.unfold
+        again = fold(thin @ self.operators.degrade, self.operators)
+        return again.contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, folded: Tensor, geometry: Tensor) -> Tensor:
         """Return the update; ``operators`` must be those of the batch."""
@@ -159,12 +158,11 @@ DESIGNS = {
 }
 
 
-def results(network: nn.Module, batch: Sequence[Sample]) -> list[Tensor]:
+def results(network: nn.Module, batch: Batch) -> Tensor:
     """Restore a batch on the CPU."""
     if isinstance(network, Unrolled):
-        network.operators = [sample.operators for sample in batch]
-    device = torch.device("cpu")
-    return restored(network, batch, device, computes_in_bfloat16(device))
+        network.operators = batch.operators
+    return restored(network, batch, computes_in_bfloat16(torch.device("cpu")))
 
 
 def main() -> None:
@@ -178,7 +176,7 @@ def main() -> None:
     config = TrainingConfig.load(arguments.config)
     torch.set_num_threads(config.threads)
     heads = load_sources(config.data, config.sources)
-    watched = validation_samples(config)
+    watched = validation_batches(config)
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
     for name in arguments.design or DESIGNS:
         torch.manual_seed(config.seed)
@@ -190,7 +188,7 @@ def main() -> None:
         while spent < 60.0 * arguments.minutes:
             started = time.process_time()
             first = state.step * config.batch
-            batch = [samples[first + index] for index in range(config.batch)]
+            batch = gather([samples[first + index] for index in range(config.batch)])
             share = spent / (60.0 * arguments.minutes)
             rate = min(1.0, 0.01 + 10.0 * share) * 0.5 * (1.0 + math.cos(math.pi * share))
             state.descend(
@@ -203,10 +201,10 @@ def main() -> None:
                 best = copy.deepcopy(network)
                 best.load_state_dict(state.averaged)
                 with torch.no_grad():
-                    gains = [gain_db(results(best, [sample])[0], sample) for sample in watched]
+                    gains = torch.cat([gain_db(results(best, batch), batch) for batch in watched])
                 print(
                     f"{name}: {parameters / 1e6:.2f} M weights, {spent:.0f} s, {state.step} steps, "
-                    f"{math.fsum(gains) / len(gains):+.3f} dB over the linear estimate",
+                    f"{float(gains.mean()):+.3f} dB over the linear estimate",
                     flush=True,
                 )
 

@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--profile", default=SliceProfile.GAUSSIAN, type=SliceProfile)
     parser.add_argument("--partial-fourier", default=1.0, type=float)
     parser.add_argument("--method", action="append")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-longer")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-quick")
     parser.add_argument("--eclare", type=Path)
     parser.add_argument("--eclare-patches", default=ECLARE_PATCHES, type=int)
     parser.add_argument("--eclare-batch", default=16, type=int)

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--thickness", default=5.0, type=float)
     parser.add_argument("--gap", default=0.0, type=float)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-longer")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "thin-quick")
     parser.add_argument("--random", type=int, nargs=2, metavar=("WIDTH", "BLOCKS"))
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     parser.add_argument("--size", type=int)

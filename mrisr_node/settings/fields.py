@@ -163,7 +163,7 @@ class Processing(BaseModel):
         default=_ROOT / "checkpoints", description="where checkpoints are installed"
     )
     checkpoint: _Checkpoints = Field(
-        default=("thin-longer",),
+        default=("thin-quick",),
         min_length=1,
         description="checkpoints in order of preference, by name or by path (with a slash in it);"
         " the first that is made for a series is used",

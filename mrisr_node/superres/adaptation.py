@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mrisr_node.superres.batches import gather
 from mrisr_node.superres.checkpoints import Checkpoint
 from mrisr_node.superres.fitting import relative_error, restored
 from mrisr_node.superres.optimisers import descend, pick_optimisers
@@ -81,8 +82,8 @@ def adapted(
     mixed = computes_in_bfloat16(device)
     optimisers = pick_optimisers(network, _LEARNING_RATE)
     for step in range(steps):
-        batch = [samples[step * _BATCH + index] for index in range(_BATCH)]
-        loss = relative_error(restored(network, batch, device, mixed), batch)
+        batch = gather([samples[step * _BATCH + index] for index in range(_BATCH)]).to(device)
+        loss = relative_error(restored(network, batch, mixed), batch)
         descend(loss, optimisers, _LEARNING_RATE * (1.0 - step / steps))
         if progress is not None:
             progress((step + 1) / steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,21 @@ __all__ = ["Muon", "descend", "orthogonalised", "pick_optimisers"]
 _ADAM_SIZE = 0.2  # root mean square of a typical step of Adam, relative to its learning rate
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return nearly U Vᵀ of a matrix U S Vᵀ: every direction in it becomes about equally long.
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return nearly U Vᵀ of matrices U S Vᵀ, (…, rows, columns).
 
-    Five steps of the Newton-Schulz iteration with the coefficients of Jordan et al. (Muon, 2024),
-    which bring singular values to 0.7 … 1.2 quickly instead of to 1 slowly. In float32: torch's own
-    Muon takes matrices only, and computes in bfloat16, which many CPUs merely emulate.
+    So every direction in them becomes about equally long. Five steps of the Newton-Schulz iteration
+    with the coefficients of Jordan et al. (Muon, 2024), which bring singular values to 0.7 … 1.2
+    quickly instead of to 1 slowly. In float32: torch's own Muon takes single matrices only, and
+    computes in bfloat16, which many CPUs merely emulate.
     """
-    x: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = x / (x.norm() + 1e-7)
+    flat = matrices.shape[-2] <= matrices.shape[-1]
+    x: Tensor = matrices if flat else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
-        square = x @ x.T
+        square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x if flat else x.mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -55,17 +58,25 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["average"] = torch.zeros_like(weight)
-                average = state["average"].lerp_(weight.grad, 1.0 - group["momentum"])
-                direction = weight.grad.lerp(average, group["momentum"]).flatten(1)
-                size = _ADAM_SIZE * sqrt(max(direction.shape))
-                step = orthogonalised(direction).reshape(weight.shape)
-                weight.sub_(step, alpha=group["lr"] * size)
+                if weight.grad is not None:
+                    shapes.setdefault(weight.shape, []).append(weight)
+            for weights in shapes.values():  # together: a GPU idles between many small products
+                self._move(weights, group["lr"], group["momentum"])
+
+    def _move(self, weights: list[Tensor], rate: float, momentum: float) -> None:
+        """Move weights of the same shape."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["average"] = torch.zeros_like(weight)
+        gradients = torch.stack([cast(Tensor, weight.grad) for weight in weights])
+        averages = [self.state[weight]["average"] for weight in weights]
+        torch._foreach_lerp_(averages, list(gradients), 1.0 - momentum)
+        directions = gradients.lerp(torch.stack(averages), momentum).flatten(2)
+        size = _ADAM_SIZE * sqrt(max(directions.shape[1:]))
+        steps = orthogonalised(directions).reshape(gradients.shape)
+        torch._foreach_sub_(weights, list(steps), alpha=rate * size)
 
 
 def pick_optimisers(network: nn.Module, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:

@@ -39,10 +39,19 @@ class TorchOperators:
     def to(self, device: torch.device) -> TorchOperators:
         """Return the same matrices on a device."""
         return TorchOperators(
-            self.degrade.to(device),
-            self.restore.to(device),
-            self.restore_folded.to(device),
-            self.unfold.to(device),
+            self.degrade.to(device, non_blocking=True),
+            self.restore.to(device, non_blocking=True),
+            self.restore_folded.to(device, non_blocking=True),
+            self.unfold.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> TorchOperators:
+        """Return the same matrices where a GPU can fetch them by itself."""
+        return TorchOperators(
+            self.degrade.pin_memory(),
+            self.restore.pin_memory(),
+            self.restore_folded.pin_memory(),
+            self.unfold.pin_memory(),
         )
 
 

@@ -19,19 +19,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
 from mrisr_node.errors import SettingsError
+from mrisr_node.superres.batches import Batch, gather
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
 from mrisr_node.superres.networks import FoldedResidual, build_network
 from mrisr_node.superres.optimisers import descend, pick_optimisers
 from mrisr_node.superres.precision import computes_in_bfloat16
-from mrisr_node.superres.samples import Acquire, Sample, Samples, load_sources
+from mrisr_node.superres.samples import Acquire, Samples, load_sources
 from mrisr_node.superres.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TrainingState", "export", "train", "validation_samples"]
+__all__ = ["TrainingState", "export", "train", "validation_batches"]
 
 
 @dataclass
@@ -81,9 +82,10 @@ class TrainingState:
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the current ones, faster in the first steps."""
         decay = min(decay, (1.0 + self.step) / (10.0 + self.step))
+        names, current = zip(*self.network.named_parameters(), strict=True)
+        averaged = [self.averaged[name] for name in names]
         with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                self.averaged[name].lerp_(parameter, 1.0 - decay)
+            torch._foreach_lerp_(averaged, current, 1.0 - decay)
 
     def save(self, folder: Path) -> None:
         """Write ``state.pt`` and the averaged ``weights.safetensors``, each whole or not at all."""
@@ -118,8 +120,11 @@ def _learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def validation_samples(config: TrainingConfig) -> list[Sample]:
-    """Return noise-free acquisitions of 4 to 5.5 mm, contrast as it is: the same in every run."""
+def validation_batches(config: TrainingConfig) -> list[Batch]:
+    """Return noise-free acquisitions of 4 to 5.5 mm, contrast as it is: the same in every run.
+
+    Each is a batch of its own, for they are larger than the patches of training.
+    """
     ranges = dataclasses.replace(
         config.acquisition,
         distance_mm=(4.0, 5.5),
@@ -132,7 +137,7 @@ def validation_samples(config: TrainingConfig) -> list[Sample]:
     limit = config.files_per_source or None
     heads = load_sources(config.validation_data, config.validation, limit)
     samples = Samples(heads, Acquire(ranges, 2 * config.patch, config.slices), seed=0)
-    return [samples[index] for index in range(config.validation_samples)]
+    return [gather([samples[index]]) for index in range(config.validation_samples)]
 
 
 def train(
@@ -183,6 +188,7 @@ def _train(
     writer = _tensorboard()
     device = world.device
     mixed = config.mixed_precision and computes_in_bfloat16(device)
+    torch.backends.cudnn.benchmark = True  # every step's shapes are the same, so it pays
     state = TrainingState.start(config, device)
     if resume and (run_dir / "state.pt").exists():
         state.load(run_dir, device)
@@ -196,31 +202,35 @@ def _train(
     samples = Samples(heads, Acquire(config.acquisition, config.patch, config.slices), config.seed)
     last = min(config.steps, pause_at)
     rest = world.share(state.step * config.batch, last * config.batch, config.batch)
-    loader = DataLoader(Subset(samples, rest), config.batch // world.size, collate_fn=list)
+    loader = DataLoader(
+        Subset(samples, rest),
+        config.batch // world.size,
+        collate_fn=gather,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+    )
     first = world.rank == 0
-    watched = validation_samples(config) if first else []
+    watched = [batch.to(device) for batch in validation_batches(config)] if first else []
     history = _resumed_log(run_dir, state.step) if first else []
     started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
-    losses = []
-    for batch in loader:
-        loss = relative_error(restored(network, batch, device, mixed), batch)
+    losses: list[Tensor] = []
+    for made in loader:
+        batch = made.to(device)
+        loss = relative_error(restored(network, batch, mixed), batch)
         state.descend(loss, _learning_rate(config, state.step))
         state.average(config.ema)
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach())  # read later: waiting for it here would idle a GPU
         if progress is not None:
             progress(state.step)
         if not first or (state.step % config.validate_every and state.step != last):
             continue
         averaged.load_state_dict(state.averaged)
         with torch.no_grad():
-            gains = [
-                gain_db(restored(averaged, [sample], device, mixed)[0], sample)
-                for sample in watched
-            ]
+            gains = torch.cat([gain_db(restored(averaged, it, mixed), it) for it in watched])
         entry = {
             "step": state.step,
-            "loss": math.fsum(losses) / len(losses),
-            "gain_db": math.fsum(gains) / len(gains),
+            "loss": float(torch.stack(losses).mean()),
+            "gain_db": float(gains.mean()),
             "seconds": time.monotonic() - started,
         }
         losses = []
@@ -270,9 +280,11 @@ def _resumed_log(run_dir: Path, step: int) -> list[dict[str, Any]]:
 def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
     """Make a checkpoint folder of a run's averaged weights and its log.
 
-    Its scores are measured afterwards.
+    Its scores are measured afterwards. Weights are rounded to half precision, which is finer than
+    what bfloat16 computes with and half the size; a network that loads them has single precision.
     """
-    weights = load_file(run_dir / "weights.safetensors")
+    averaged = load_file(run_dir / "weights.safetensors")
+    weights = {name: tensor.half() for name, tensor in averaged.items()}
     history = _history(run_dir)
     done = history[-1]
     training = {

@@ -72,6 +72,9 @@ class TrainingConfig:
         Of the initial weights and of every sample.
     threads
         Of the CPU.
+    workers
+        Processes that make the samples while a GPU computes; 0 makes them between steps. The same
+        samples either way.
     validate_every
         Steps between validations, each followed by saving the state.
     validation_samples
@@ -100,6 +103,7 @@ class TrainingConfig:
     ema: float = 0.998
     seed: int = 1
     threads: int = 2
+    workers: int = 0
     validate_every: int = 500
     validation_samples: int = 64
     files_per_source: int = 0

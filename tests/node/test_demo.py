@@ -95,7 +95,7 @@ def run_demo(settings: Settings, folder: Path) -> subprocess.CompletedProcess[st
 
 @pytest.mark.usefixtures("needs_orthanc")
 def test_the_whole_way(make_settings: Callable[..., Settings], sample_series: SampleSeries) -> None:
-    done = run_demo(make_settings(checkpoint=("thin-longer",)), sample_series.folder)
+    done = run_demo(make_settings(checkpoint=("thin-quick",)), sample_series.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["study"] == sample_series.study_uid

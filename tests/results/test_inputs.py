@@ -39,7 +39,7 @@ HEAD = Scan("a head", rotation=(15, 8, -20))
 def test_dcm2niix_finds_every_landmark_where_it_is(tmp_path, make_settings, scan):
     # With the checkpoint that the statement names: networks move the centre of a landmark, too.
     settings = make_settings(
-        checkpoint="thin-longer", mr_object=scan.result, result_series=[ResultKind.IMAGE]
+        checkpoint="thin-quick", mr_object=scan.result, result_series=[ResultKind.IMAGE]
     )
     paths = scan.write(tmp_path / "source")
     made = resolved(tmp_path / "job", paths, settings)[ResultKind.IMAGE]

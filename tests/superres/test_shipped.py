@@ -23,8 +23,7 @@ PROTOCOLS = [(4.0, 0.0), (5.0, 0.5)]
 
 
 # What each has to gain over back-projection on the crops below, in dB: less means a mistake.
-GAIN = {"thin-small": 0.3, "thin-large": 0.6, "thin-deep": 0.9, "thin-deeper": 1.1,
-        "thin-longer": 1.2}  # fmt: skip
+GAIN = {"thin-small": 0.3, "thin-longer": 1.2, "thin-quick": 1.6, "thin-fine": 1.8}
 
 
 @pytest.fixture(scope="module", params=GAIN)
