@@ -51,6 +51,7 @@ def curves(log: Path, target: Path) -> None:
     right.plot(steps, [entry["gain_db"] for entry in entries], color="#06c")
     right.set(xlabel="step", ylabel="dB over the linear estimate", title="validation heads")
     for axes in (left, right):
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(alpha=0.3)
     figure.savefig(target, dpi=110)
 
