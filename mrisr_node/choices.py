@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 __all__ = [
     "BrainMethod",
@@ -36,7 +36,12 @@ def of_series(recipe: Recipe) -> Recipe:
     return recipe
 
 
-SeriesRecipe = Annotated[Recipe, AfterValidator(of_series)]
+# The schema is told by itself: nothing else sees what the validator refuses.
+SeriesRecipe = Annotated[
+    Recipe,
+    AfterValidator(of_series),
+    WithJsonSchema({"type": "string", "enum": [Recipe.NATIVE.value, Recipe.MNI.value]}),
+]
 
 
 class BrainMethod(StrEnum):

@@ -33,7 +33,7 @@ __all__ = [
 
 ADMIN = "admin"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 
 
 class UserError(NodeError):
@@ -42,6 +42,10 @@ class UserError(NodeError):
 
 class NoSuchUser(UserError):
     """There is no user of that name."""
+
+
+class NameTaken(UserError):
+    """There is a user of that name already."""
 
 
 class LastAdmin(UserError):
@@ -84,12 +88,14 @@ def add_user(username: str, role: Role, password: str | None = None) -> str:
 
     Raises
     ------
+    NameTaken
+        There is a user of that name already.
     UserError
-        The name is taken, or none that a user can have.
+        It is no name that a user can have, or a service was given a password.
     UnfitPassword
         The password is too easily guessed.
     """
-    if not _NAME.fullmatch(username):
+    if not re.fullmatch(NAME_PATTERN, username):
         raise UserError(
             "a user name has up to 64 letters, digits, dots, dashes, underscores and @,"
             " and begins with a letter or a digit"
@@ -103,7 +109,7 @@ def add_user(username: str, role: Role, password: str | None = None) -> str:
     with transaction():
         # Two names that people take for one would be one to whoever reads the audit trail.
         if User.select().where(fn.LOWER(User.username) == username.lower()).exists():
-            raise UserError("there is a user of that name already")
+            raise NameTaken("there is a user of that name already")
         User.create(username=username, password_hash=digest, role=role.value)
     return password
 

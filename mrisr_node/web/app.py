@@ -19,6 +19,7 @@ from mrisr_node.people.audit import open_audit
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
+from mrisr_node.web.api_document import DocumentedAPI
 from mrisr_node.web.audit import AuditTrail
 from mrisr_node.web.audit_search import audit_router
 from mrisr_node.web.auth import auth_router
@@ -76,7 +77,7 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
             async with pacs_client(settings) as app.state.pacs:
                 yield
 
-    app = FastAPI(
+    app = DocumentedAPI(
         title="mrisr_node",
         version=__version__,
         lifespan=lifespan,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictFloat
 
 from mrisr_node.people.audit import Action, AuditRow, Filter, search
 from mrisr_node.people.roles import Permission
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import JSON_NUMBER, Offset
 from mrisr_node.web.subjects import concerns
 
 __all__ = ["AuditList", "AuditRowView", "AuditSearch", "audit_router"]
@@ -43,6 +44,9 @@ class AuditList(BaseModel):
     items: list[AuditRowView]
 
 
+_Limit = Annotated[int, Field(ge=1, le=1000)]
+
+
 class _Page(BaseModel):
     """Which rows, and how many of them."""
 
@@ -50,8 +54,8 @@ class _Page(BaseModel):
     action: Action | None = None
     since: float | None = Field(default=None, description="seconds since 1970")
     until: float | None = Field(default=None, description="seconds since 1970")
-    limit: int = Field(default=100, ge=1, le=1000)
-    offset: int = Field(default=0, ge=0, le=10**9)
+    limit: _Limit = 100
+    offset: Offset = 0
 
 
 class AuditSearch(_Page):
@@ -59,6 +63,11 @@ class AuditSearch(_Page):
 
     patient_id: str = Field(default="", max_length=64)
     study_uid: str = Field(default="", max_length=64)
+    # All that stands in an address is text; a body has numbers.
+    since: StrictFloat | None = Field(default=None, description="seconds since 1970")
+    until: StrictFloat | None = Field(default=None, description="seconds since 1970")
+    limit: Annotated[_Limit, JSON_NUMBER] = 100
+    offset: Annotated[Offset, JSON_NUMBER] = 0
 
 
 def audit_router() -> APIRouter:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, StrictFloat
 from starlette.responses import Response
 
 from mrisr_node.people.access_tokens import (
@@ -85,11 +85,15 @@ class PasswordChange(BaseModel):
 class NewToken(BaseModel):
     """A personal token that is wanted."""
 
-    name: str = Field(description="what it is for", min_length=1, max_length=64)
+    name: str = Field(
+        description="what it is for, in printable letters", min_length=1, max_length=64
+    )
     scopes: list[Permission] = Field(
         default=[], description="what it may do; none: whatever its user may do"
     )
-    days: float | None = Field(default=None, gt=0, le=36_500, description="none: until revoked")
+    days: StrictFloat | None = Field(
+        default=None, gt=0, le=36_500, description="none: until revoked"
+    )
     username: str | None = Field(
         default=None, description="who it acts for, if not whoever asks; administrators only"
     )
@@ -114,6 +118,9 @@ class MadeToken(BaseModel):
 def auth_router(settings: Settings, limits: RateLimits) -> APIRouter:
     """Return the routes under ``/api/auth``."""
     router = APIRouter(prefix="/api/auth", tags=["auth"])
+    no_such: dict[int | str, dict[str, Any]] = {
+        404: {"description": "there is no such user or token"}
+    }
 
     def granted(grant: Grant, answer: Response) -> GrantView:
         answer.headers["Cache-Control"] = "no-store"
@@ -202,7 +209,12 @@ def auth_router(settings: Settings, limits: RateLimits) -> APIRouter:
         require(request, Permission.ADMIN)
         return username
 
-    @router.get("/tokens", summary="List personal tokens", dependencies=[allow()])
+    @router.get(
+        "/tokens",
+        summary="List personal tokens",
+        dependencies=[allow()],
+        responses=no_such | {403: {"description": "another user's, for administrators"}},
+    )
     def list_tokens(
         request: Request,
         username: Annotated[str | None, Query(description="administrators only")] = None,
@@ -213,7 +225,11 @@ def auth_router(settings: Settings, limits: RateLimits) -> APIRouter:
             raise HTTPException(404, str(error)) from error
 
     @router.post(
-        "/tokens", status_code=201, summary="Make a personal token", dependencies=[allow()]
+        "/tokens",
+        status_code=201,
+        summary="Make a personal token",
+        dependencies=[allow()],
+        responses=no_such,
     )
     def make_token(request: Request, wanted: NewToken) -> MadeToken:
         require_signed_in(request.state.person)
@@ -226,7 +242,11 @@ def auth_router(settings: Settings, limits: RateLimits) -> APIRouter:
             raise HTTPException(422, str(error)) from error
 
     @router.delete(
-        "/tokens/{key}", status_code=204, summary="Revoke a token", dependencies=[allow()]
+        "/tokens/{key}",
+        status_code=204,
+        summary="Revoke a token",
+        dependencies=[allow()],
+        responses=no_such,
     )
     def delete_token(
         request: Request,

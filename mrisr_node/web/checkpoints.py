@@ -39,7 +39,9 @@ def checkpoints_router(settings: Settings) -> APIRouter:
     def list_checkpoints() -> list[CheckpointView]:
         return _installed(settings)
 
-    @router.get("/{name}", summary="One checkpoint")
+    @router.get(
+        "/{name}", summary="One checkpoint", responses={404: {"description": "there is none"}}
+    )
     def one_checkpoint(name: str) -> CheckpointView:
         for checkpoint in _installed(settings):
             if checkpoint.name == name:

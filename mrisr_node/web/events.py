@@ -34,6 +34,16 @@ received or processed; `hello` at the beginning. `series` and `hello` have an id
 with it, as browsers do by `Last-Event-ID`, misses nothing. The same goes over a WebSocket at
 `/api/events/ws`, as JSON texts of `event`, `id` and `data`.
 """
+# As FastAPI and OpenAPI 3.2 write what a stream consists of.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["hello", "series", "progress"]},
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 
 
 class EventStream(StreamingResponse):
@@ -75,7 +85,7 @@ def events_router(feed: Feed) -> APIRouter:
         description=_DOCUMENT,
         response_class=StreamingResponse,
         responses={
-            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {"content": {"text/event-stream": {"itemSchema": _EVENT}}},
             503: {"description": "so many streams are open already"},
         },
     )

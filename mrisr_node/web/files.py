@@ -61,6 +61,7 @@ def files_router(settings: Settings) -> APIRouter:
             200: {"content": {"application/octet-stream": {}}},
             206: {"description": "the part that Range asks for"},
             304: {"description": "If-None-Match names what the file is"},
+            410: {"description": "its bytes are gone"},
             416: {"description": "there is no such part"},
         },
     )
@@ -79,7 +80,12 @@ def files_router(settings: Settings) -> APIRouter:
             return Response(status_code=304, headers=headers)
         return FileResponse(path, media_type=file.media_type, headers=headers)
 
-    @router.delete("/{key}", summary="Delete a file", status_code=204)
+    @router.delete(
+        "/{key}",
+        summary="Delete a file",
+        status_code=204,
+        responses={409: {"description": "a job works with it"}},
+    )
     def delete(request: Request, key: str) -> None:
         if not delete_file(settings, own_file(request, key)):
             raise HTTPException(409, "a job works with this file; cancel it, or wait for its end")

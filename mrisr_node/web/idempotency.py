@@ -33,6 +33,10 @@ _HEADER = {
     "description": "chosen by the client, e.g. a UUID; the same request again with the same key,"
     " within a day, creates nothing and gets the same answer",
 }
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    409: {"description": "the first request with this Idempotency-Key is still under way"},
+    422: {"description": "no Idempotency-Key, or one that came before with another request"},
+}
 # An answer is written down with these; the others belong to one connection, or to every answer.
 _HEADERS = ("content-type", "location", "retry-after")
 # The front door is one process: what another one has left without an answer, it left for good.
@@ -49,6 +53,7 @@ class IdempotentRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:  # noqa: ANN401
         if "POST" in (more.get("methods") or ()):
+            more["responses"] = _ANSWERS | (more.get("responses") or {})
             extra = dict(more.get("openapi_extra") or {})
             extra["parameters"] = [*extra.get("parameters", ()), _HEADER]
             more["openapi_extra"] = extra

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictFloat
 from starlette.responses import Response, StreamingResponse
 
 from mrisr_node.choices import SeriesRecipe
@@ -25,6 +25,7 @@ from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import JSON_NUMBER, Id
 from mrisr_node.web.viewer import comparison_path
 from mrisr_node.web.zipped import zipped
 
@@ -63,10 +64,10 @@ class Inference(BaseModel):
 
     file: str = Field(description="id of an uploaded NIfTI file, under /api/files")
     recipe: SeriesRecipe | None = Field(default=None, description="by default that of the settings")
-    slice_axis: int | None = Field(
-        default=None, ge=0, le=2, description="by default the one along which voxels are longest"
+    slice_axis: Annotated[int, Field(ge=0, le=2), JSON_NUMBER] | None = Field(
+        default=None, description="by default the one along which voxels are longest"
     )
-    thickness_mm: float | None = Field(
+    thickness_mm: StrictFloat | None = Field(
         default=None, gt=0, le=50, description="by default the distance of the slices"
     )
     contrast: str | None = Field(
@@ -202,7 +203,7 @@ def inference_router(settings: Settings) -> APIRouter:
         return zipped(members, {"manifest.json": json.dumps(told, indent=1)}, "results.zip")
 
     @router.get("/{series_id}", summary="A file that is processed")
-    def one(request: Request, series_id: int) -> InferenceView:
+    def one(request: Request, series_id: Id) -> InferenceView:
         return _view(settings, _own(request, series_id))
 
     @router.get(
@@ -211,7 +212,7 @@ def inference_router(settings: Settings) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"application/zip": {}}}},
     )
-    def files(request: Request, series_id: int) -> Response:
+    def files(request: Request, series_id: Id) -> Response:
         found = _files(_own(request, series_id))
         if not found:
             raise HTTPException(404, "it has no files yet, or not any more")
@@ -261,7 +262,7 @@ def _require_range(
     raise HTTPException(422, f"{reason}; name slice_axis and thickness_mm, or install another one")
 
 
-def _own(request: Request, series_id: int) -> NiftiSeries:
+def _own(request: Request, series_id: Id) -> NiftiSeries:
     row = NiftiSeries.get_or_none(NiftiSeries.series == series_id)
     if row is None or not _may_see(request, row.owner):
         raise HTTPException(

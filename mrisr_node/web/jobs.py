@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.jobs.asking import Answer, ask_for
@@ -84,7 +84,7 @@ class NewJob(BaseModel):
 
     study_instance_uid: Uid
     series_instance_uid: Uid | None = None
-    again: bool = Field(default=False, description="also what was processed already")
+    again: StrictBool = Field(default=False, description="also what was processed already")
 
 
 class AskedView(BaseModel):

@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
@@ -22,6 +22,7 @@ from mrisr_node.volumes.degradation import SliceProfile
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import Id
 from mrisr_node.web.stages import TimeLeft, time_left
 
 __all__ = ["PairsView", "pairs_router"]
@@ -44,7 +45,7 @@ class Pairs(BaseModel):
     profile: SliceProfile = Field(
         default=SliceProfile.GAUSSIAN, description="of the slices; as wide as they are thick"
     )
-    register_to_mni: bool = Field(default=True, description="else each stays on its own grid")
+    register_to_mni: StrictBool = Field(default=True, description="else each stays on its own grid")
     contrast: str | None = Field(
         default=None,
         pattern=f"^({'|'.join(CONTRASTS)})$",
@@ -124,7 +125,7 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         return PairsList(total=own.count(), limit=limit, offset=offset, items=items)
 
     @router.get(f"{_ROOT}/{{series_id}}", summary="One dataset")
-    def one(request: Request, series_id: Annotated[int, Field(ge=1, le=2**63 - 1)]) -> PairsView:
+    def one(request: Request, series_id: Id) -> PairsView:
         row = PairsSeries.get_or_none(PairsSeries.series == series_id)
         person = request.state.person
         if row is None or (

@@ -10,15 +10,38 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from peewee import OperationalError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.templating import Jinja2Templates
 
 from mrisr_node.logs import words_of
 
-__all__ = ["install_problem_handlers", "mistake", "problem"]
+__all__ = ["Problem", "install_problem_handlers", "mistake", "problem"]
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger(__name__)
+
+
+class WrongValue(BaseModel):
+    """A value that cannot be used; what it was is not said, for it may be anyone's name."""
+
+    where: list[str | int] = Field(description="the part of the request, and the way to it")
+    why: str
+
+
+class Problem(BaseModel):
+    """An error, as problem details (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="what happened, and what to do about it")
+    errors: list[WrongValue] = Field(default=[], description="of 422")
 
 
 def problem(
@@ -48,15 +71,18 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
 
     def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and "Allow" in headers:
+            headers["Allow"] = ", ".join(_methods_of(request))
         if not _is_page(request):
-            return problem(error.status_code, str(error.detail), headers=error.headers)
+            return problem(error.status_code, str(error.detail), headers=headers)
         said = {
             "person": getattr(request.state, "person", None),
             "title": HTTPStatus(error.status_code).phrase,
             "detail": error.detail,
         }
         return templates.TemplateResponse(
-            request, "problem.html", said, status_code=error.status_code, headers=error.headers
+            request, "problem.html", said, status_code=error.status_code, headers=headers
         )
 
     def of_validation(_request: Request, error: Exception) -> JSONResponse:
@@ -88,3 +114,15 @@ def _is_page(request: Request) -> bool:
     """Tell whether a person looks at this address, and no tool or script."""
     wanted = request.headers.get("accept", "")
     return "text/html" in wanted and not request.scope["path"].startswith(("/api/", "/dicom-web/"))
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of a path; the router names only those of the first route that has it."""
+    routes = request.app.routes
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]

@@ -6,7 +6,7 @@ Objects are named by digits of their digest, so an address says nothing of a pat
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
@@ -66,6 +66,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
         prefix="/api/quarantine", tags=["quarantine"], dependencies=[allow(Permission.READ)]
     )
     operate = [allow(Permission.OPERATE)]
+    none: dict[int | str, dict[str, Any]] = {
+        404: {"description": "there is none, or several begin with these digits"}
+    }
     quarantine = Quarantine(settings)
 
     @router.get("", summary="List what was refused at the door")
@@ -76,7 +79,7 @@ def quarantine_router(settings: Settings) -> APIRouter:
         items = [_view(entry) for entry in quarantine.entries(limit, offset)]
         return QuarantineList(total=quarantine.count(), limit=limit, offset=offset, items=items)
 
-    @router.get("/{key}", summary="One object, with facts of its header")
+    @router.get("/{key}", summary="One object, with facts of its header", responses=none)
     def one_object(key: str) -> QuarantineDetails:
         try:
             entry, facts = quarantine.entry(key), quarantine.facts(key)
@@ -85,7 +88,10 @@ def quarantine_router(settings: Settings) -> APIRouter:
         return QuarantineDetails(**asdict(entry), facts=facts)
 
     @router.post(
-        "/{key}/release", summary="Try to take an object in after all", dependencies=operate
+        "/{key}/release",
+        summary="Try to take an object in after all",
+        dependencies=operate,
+        responses=none | {507: {"description": "free space is below the watermark"}},
     )
     def release_object(key: str) -> ReleaseView:
         try:
@@ -96,7 +102,11 @@ def quarantine_router(settings: Settings) -> APIRouter:
             raise HTTPException(507, str(error)) from error
 
     @router.delete(
-        "/{key}", status_code=204, summary="Delete an object for good", dependencies=operate
+        "/{key}",
+        status_code=204,
+        summary="Delete an object for good",
+        dependencies=operate,
+        responses=none,
     )
     def delete_object(key: str) -> None:
         try:

@@ -25,6 +25,7 @@ from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import Id
 from mrisr_node.web.stages import STAGE_NAMES
 from mrisr_node.web.viewer import comparison_path
 
@@ -35,7 +36,9 @@ _CHUNK = 1 << 20
 _EDGES: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
 
 
-Stack = Annotated[int, Query(ge=1, description="which of the stacks of the series, from 1")]
+Stack = Annotated[
+    int, Query(ge=1, le=10_000, description="which of the stacks of the series, from 1")
+]
 
 
 class ResidualView(BaseModel):
@@ -75,7 +78,10 @@ class ResultView(BaseModel):
 
 def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     """Return the routes under ``/api/results`` and the page of a result."""
-    router = APIRouter(dependencies=[allow(Permission.READ)])
+    router = APIRouter(
+        dependencies=[allow(Permission.READ)],
+        responses={404: {"description": "there is none in the PACS, or not any more"}},
+    )
 
     def known(series_id: int, stack: int) -> Findings:
         found = findings(settings, series_id, stack)
@@ -87,7 +93,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         return found
 
     @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")
-    def one_result(series_id: int, stack: Stack = 1) -> ResultView:
+    def one_result(series_id: Id, stack: Stack = 1) -> ResultView:
         return _view(settings, known(series_id, stack), stack)
 
     @router.get(
@@ -97,7 +103,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         response_class=FileResponse,
         responses={200: {"content": {"image/png": {}}}},
     )
-    def preview(series_id: int, plane: Plane, side: Side, stack: Stack = 1) -> Response:
+    def preview(series_id: Id, plane: Plane, side: Side, stack: Stack = 1) -> Response:
         path = known(series_id, stack).previews / f"{plane}-{side}.png"
         if not path.is_file():
             raise HTTPException(404, f"the pictures of series {series_id} are no longer kept")
@@ -108,9 +114,12 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         tags=["results"],
         summary="All series of a result as a ZIP file of DICOM files",
         response_class=StreamingResponse,
-        responses={200: {"content": {"application/zip": {}}}},
+        responses={
+            200: {"content": {"application/zip": {}}},
+            503: {"description": "the PACS cannot be asked, or has lost a part"},
+        },
     )
-    def dicom(series_id: int, stack: Stack = 1) -> Response:
+    def dicom(series_id: Id, stack: Stack = 1) -> Response:
         found = known(series_id, stack)
         try:
             file = _zipped(settings, found)
@@ -124,7 +133,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         )
 
     @router.get("/results/{series_id}", include_in_schema=False)
-    def page(request: Request, series_id: int, stack: Stack = 1) -> Response:
+    def page(request: Request, series_id: Id, stack: Stack = 1) -> Response:
         view = _view(settings, known(series_id, stack), stack)
         return templates.TemplateResponse(
             request,

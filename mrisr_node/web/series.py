@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
@@ -17,7 +17,15 @@ from mrisr_node.web.permissions import allow
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
 from mrisr_node.web.viewer import comparison_path, study_path
 
-__all__ = ["SeriesList", "SeriesView", "Uid", "known_series", "series_router", "series_view"]
+__all__ = [
+    "JSON_NUMBER",
+    "SeriesList",
+    "SeriesView",
+    "Uid",
+    "known_series",
+    "series_router",
+    "series_view",
+]
 
 _LONGEST_SEARCH = 200
 _NONE: dict[int | str, dict[str, Any]] = {404: {"description": "there is none"}}
@@ -25,6 +33,16 @@ Limit = Annotated[int, Field(ge=1, le=500)]
 Offset = Annotated[int, Field(ge=0, le=10**9)]
 Uid = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("a number is needed")
+    return value
+
+
+JSON_NUMBER = BeforeValidator(_number)
+"""Of a whole number in a body: unlike in an address, "1" and true are none; 1.0 is one in JSON."""
 
 
 class SeriesView(BaseModel):
@@ -89,8 +107,8 @@ class Search(BaseModel):
         " description, whatever its case and accents; or it is a study's or series' UID",
     )
     state: State | None = None
-    limit: Limit = 50
-    offset: Offset = 0
+    limit: Annotated[Limit, JSON_NUMBER] = 50
+    offset: Annotated[Offset, JSON_NUMBER] = 0
 
 
 class TransitionView(BaseModel):

@@ -9,13 +9,12 @@ its owner's alone; to everybody else it does not exist.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 import secrets
 from collections.abc import Mapping
 from email.utils import formatdate
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, HTTPException, Request
@@ -43,7 +42,35 @@ _MOST_UNFINISHED = 200
 _LONGEST_NAME = 200
 _ASK_AGAIN = (408, 409, 423)
 
-Version = Annotated[str | None, Header(alias="Tus-Resumable")]
+# Described by hand (`_described`): what is missing or wrong has its own status in the protocol.
+Version = Annotated[str | None, Header(alias="Tus-Resumable", include_in_schema=False)]
+
+
+def _described(**required: bool) -> dict[str, Any]:
+    """Return what the OpenAPI document says of the headers of the protocol."""
+    number = {"pattern": "^[0-9]+$", "maxLength": 18}
+    schemas: dict[str, dict[str, Any]] = {
+        "Tus-Resumable": {"enum": [_VERSION]},
+        "Upload-Length": number | {"pattern": "^0*[1-9][0-9]*$"},
+        "Upload-Offset": number,
+        "Upload-Metadata": {},
+        "Upload-Checksum": {
+            "pattern": "^(sha256 [A-Za-z0-9+/]{43}=|sha1 [A-Za-z0-9+/]{27}=)$",
+            "examples": ["sha1 Lve95gjOVATpfV8EL5X4nxwjKHE="],
+        },
+    }
+    names = {name.replace("_", "-"): must for name, must in required.items()}
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "required": must,
+                "schema": {"type": "string", **schemas[name]},
+            }
+            for name, must in names.items()
+        ]
+    }
 
 
 def tus_router(settings: Settings) -> APIRouter:
@@ -88,6 +115,7 @@ def tus_router(settings: Settings) -> APIRouter:
         description="`Upload-Metadata` may hold `filename`, in Base64. The address of the upload"
         " comes back as `Location`; its bytes are sent there by PATCH.",
         response_class=Response,
+        openapi_extra=_described(Tus_Resumable=True, Upload_Length=True, Upload_Metadata=False),
         responses={
             413: {"description": "larger than `maximum_upload_bytes`"},
             429: {"description": "too many unfinished uploads"},
@@ -96,8 +124,8 @@ def tus_router(settings: Settings) -> APIRouter:
     )
     def create(
         request: Request,
-        length: Annotated[str, Header(alias="Upload-Length")] = "",
-        metadata: Annotated[str, Header(alias="Upload-Metadata")] = "",
+        length: Annotated[str, Header(alias="Upload-Length", include_in_schema=False)] = "",
+        metadata: Annotated[str, Header(alias="Upload-Metadata", include_in_schema=False)] = "",
         version: Version = None,
     ) -> Response:
         _require_version(version)
@@ -105,7 +133,11 @@ def tus_router(settings: Settings) -> APIRouter:
         said = headers(upload, Location=f"/api/uploads/{upload.key}")
         return Response(status_code=201, headers=said)
 
-    @router.head("/{key}", summary="How much of an upload is here (tus)")
+    @router.head(
+        "/{key}",
+        summary="How much of an upload is here (tus)",
+        openapi_extra=_described(Tus_Resumable=True),
+    )
     def offset(request: Request, key: str, version: Version = None) -> Response:
         _require_version(version)
         upload = _own(request, key)
@@ -117,21 +149,27 @@ def tus_router(settings: Settings) -> APIRouter:
         status_code=204,
         response_class=Response,
         openapi_extra={
-            "requestBody": {"content": {_BODY: {"schema": {"type": "string", "format": "binary"}}}}
+            **_described(Tus_Resumable=True, Upload_Offset=True, Upload_Checksum=False),
+            "requestBody": {
+                "content": {_BODY: {"schema": {"type": "string", "format": "binary"}}},
+                "required": True,
+            },
         },
         responses={
+            408: {"description": "nothing came for a while"},
             409: {"description": "the offset is not where the upload stands; ask by HEAD"},
             413: {"description": "more bytes than announced"},
             415: {"description": f"the body is not {_BODY}"},
             423: {"description": "another request is writing to it"},
             460: {"description": "the bytes are not those of the checksum"},
+            507: {"description": "the disk is full"},
         },
     )
     async def append(
         request: Request,
         key: str,
-        offset: Annotated[str, Header(alias="Upload-Offset")] = "",
-        checksum: Annotated[str, Header(alias="Upload-Checksum")] = "",
+        offset: Annotated[str, Header(alias="Upload-Offset", include_in_schema=False)] = "",
+        checksum: Annotated[str, Header(alias="Upload-Checksum", include_in_schema=False)] = "",
         version: Version = None,
     ) -> Response:
         _require_version(version)
@@ -156,13 +194,19 @@ def tus_router(settings: Settings) -> APIRouter:
                 await run_in_threadpool(part.close)
         if wrong:
             return JSONResponse(
-                {"title": "Checksum Mismatch", "status": 460,
+                {"type": "about:blank", "title": "Checksum Mismatch", "status": 460,
                  "detail": "the bytes arrived damaged and were dropped; send them again"},
                 status_code=460, headers=headers(), media_type="application/problem+json",
             )  # fmt: skip
         return Response(status_code=204, headers=headers(part.upload))
 
-    @router.delete("/{key}", summary="Give an upload up (tus)", status_code=204)
+    @router.delete(
+        "/{key}",
+        summary="Give an upload up (tus)",
+        status_code=204,
+        openapi_extra=_described(Tus_Resumable=False),
+        responses={423: {"description": "another request is writing to it"}},
+    )
     def terminate(request: Request, key: str, version: Version = None) -> Response:
         if version is not None:
             _require_version(version)
@@ -297,7 +341,7 @@ def _digest_of(header: str) -> tuple[str, bytes] | None:
     name, _, encoded = header.partition(" ")
     try:
         digest = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:  # also for letters that are not ASCII
         name = ""
     if name not in _DIGESTS:
         raise _refusal(400, f"Upload-Checksum is one of {', '.join(_DIGESTS)}, in Base64")
@@ -311,8 +355,8 @@ def _name_in(metadata: str) -> str:
         for key, _, value in (pair.strip().partition(" ") for pair in metadata.split(","))
     }
     try:
-        name = base64.b64decode(pairs.get("filename", ""), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
+        name = base64.b64decode(pairs.get("filename", ""), validate=True).decode(errors="replace")
+    except ValueError as error:
         raise _refusal(400, "Upload-Metadata holds keys, each with a value in Base64") from error
     name = re.split(r"[/\\]", name)[-1]
     return "".join(c for c in name if c.isprintable())[-_LONGEST_NAME:] or "no name"

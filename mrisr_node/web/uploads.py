@@ -61,7 +61,12 @@ def uploads_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
             total=own.count(), limit=limit, offset=offset, items=[_view(row) for row in rows]
         )
 
-    @router.get("/api/uploads/{key}", tags=["uploads"], summary="One of your uploads")
+    @router.get(
+        "/api/uploads/{key}",
+        tags=["uploads"],
+        summary="One of your uploads",
+        responses={404: {"description": "there is no such upload of yours"}},
+    )
     def one_upload(request: Request, key: str) -> UploadView:
         owner = request.state.person.username
         upload = Upload.get_or_none(Upload.key == key, Upload.owner == owner)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, StrictBool
 
 from mrisr_node.people import users
 from mrisr_node.people.lockout import forgive, locked_until
 from mrisr_node.people.passwords import SHORTEST, UnfitPassword
 from mrisr_node.people.roles import Permission, Role
-from mrisr_node.people.users import LastAdmin, NoSuchUser, UserError
+from mrisr_node.people.users import NAME_PATTERN, NameTaken, NoSuchUser, UserError
 from mrisr_node.records import User
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
@@ -32,12 +34,14 @@ class UserView(BaseModel):
 class NewUser(BaseModel):
     """A user who is to be made."""
 
-    username: str = Field(max_length=64)
+    # What is refused by these in the document is refused below, in better words.
+    username: str = Field(max_length=64, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})
     role: Role
     password: SecretStr | None = Field(
         default=None,
         max_length=256,
-        description=f"at least {SHORTEST} characters; none: one is made, and shown once",
+        description=f"at least {SHORTEST} characters, not easily guessed; none: one is made, and"
+        " shown once; a service has none",
     )
 
 
@@ -45,7 +49,7 @@ class UserChange(BaseModel):
     """What is to be changed of a user; what is left out stays."""
 
     role: Role | None = None
-    disabled: bool | None = None
+    disabled: StrictBool | None = None
 
 
 class Password(BaseModel):
@@ -57,6 +61,8 @@ class Password(BaseModel):
 def users_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/users``."""
     router = APIRouter(prefix="/api/users", tags=["users"], dependencies=[allow(Permission.ADMIN)])
+    no_such: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such user"}}
+    not_now = no_such | {409: {"description": "not with this user; the answer says why"}}
 
     def known(username: str) -> UserView:
         try:
@@ -68,20 +74,31 @@ def users_router(settings: Settings) -> APIRouter:
     def list_users() -> list[UserView]:
         return [user_view(settings, user) for user in users.all_users()]
 
-    @router.post("", status_code=201, summary="Make a user")
+    @router.post(
+        "",
+        status_code=201,
+        summary="Make a user",
+        responses={409: {"description": "there is a user of that name"}},
+    )
     def add(wanted: NewUser) -> Password:
         given = wanted.password.get_secret_value() if wanted.password else None
         try:
             made = users.add_user(wanted.username, wanted.role, given)
+        except NameTaken as error:
+            raise HTTPException(409, str(error)) from error
         except (UserError, UnfitPassword) as error:
             raise HTTPException(422, str(error)) from error
         return Password(password="" if given else made)
 
-    @router.get("/{username}", summary="One user")
+    @router.get("/{username}", summary="One user", responses=no_such)
     def one(username: str) -> UserView:
         return known(username)
 
-    @router.patch("/{username}", summary="Give a user another role; disable or enable them")
+    @router.patch(
+        "/{username}",
+        summary="Give a user another role; disable or enable them",
+        responses=not_now,
+    )
     def change(username: str, wanted: UserChange) -> UserView:
         known(username)
         try:
@@ -89,25 +106,29 @@ def users_router(settings: Settings) -> APIRouter:
                 users.set_role(username, wanted.role)
             if wanted.disabled is not None:
                 (users.disable_user if wanted.disabled else users.enable_user)(username)
-        except LastAdmin as error:
-            raise HTTPException(409, str(error)) from error
         except UserError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(409, str(error)) from error
         return known(username)
 
     @router.post(
-        "/{username}/password", summary="Give a user a new password, and end their sessions"
+        "/{username}/password",
+        summary="Give a user a new password, and end their sessions",
+        responses=not_now,
     )
     def reset(username: str) -> Password:
         known(username)
         try:
             made = users.set_password(username)
         except UserError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(409, str(error)) from error
         forgive(settings, username)
         return Password(password=made)
 
-    @router.post("/{username}/unlock", summary="Take a user's password again at once")
+    @router.post(
+        "/{username}/unlock",
+        summary="Take a user's password again at once",
+        responses=no_such,
+    )
     def unlock(username: str) -> UserView:
         known(username)
         forgive(settings, username)

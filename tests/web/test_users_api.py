@@ -90,8 +90,8 @@ def test_a_person_is_no_service(door):
         with pytest.raises(UserError):
             set_role(name, role)
     with door.tool() as client:
-        assert client.patch("/api/users/tool", json={"role": "admin"}).status_code == 422
-        assert client.post("/api/users/tool/password").status_code == 422
+        assert client.patch("/api/users/tool", json={"role": "admin"}).status_code == 409
+        assert client.post("/api/users/tool/password").status_code == 409
         assert client.get("/api/users/nobody").status_code == 404
 
 
