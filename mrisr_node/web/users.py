@@ -12,6 +12,7 @@ from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.users import LastAdmin, NoSuchUser, UserError
 from mrisr_node.records import User
 from mrisr_node.settings import Settings
+from mrisr_node.web.auth import SIGNED_IN
 from mrisr_node.web.permissions import allow
 
 __all__ = ["UserView", "user_view", "users_router"]
@@ -57,6 +58,8 @@ class Password(BaseModel):
 def users_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/users``."""
     router = APIRouter(prefix="/api/users", tags=["users"], dependencies=[allow(Permission.ADMIN)])
+    # A token that could change users could make itself an account without scopes or an end.
+    by_people = [SIGNED_IN]
 
     def known(username: str) -> UserView:
         try:
@@ -68,7 +71,7 @@ def users_router(settings: Settings) -> APIRouter:
     def list_users() -> list[UserView]:
         return [user_view(settings, user) for user in users.all_users()]
 
-    @router.post("", status_code=201, summary="Make a user")
+    @router.post("", status_code=201, summary="Make a user", dependencies=by_people)
     def add(wanted: NewUser) -> Password:
         given = wanted.password.get_secret_value() if wanted.password else None
         try:
@@ -81,7 +84,11 @@ def users_router(settings: Settings) -> APIRouter:
     def one(username: str) -> UserView:
         return known(username)
 
-    @router.patch("/{username}", summary="Give a user another role; disable or enable them")
+    @router.patch(
+        "/{username}",
+        summary="Give a user another role; disable or enable them",
+        dependencies=by_people,
+    )
     def change(username: str, wanted: UserChange) -> UserView:
         known(username)
         try:
@@ -96,7 +103,9 @@ def users_router(settings: Settings) -> APIRouter:
         return known(username)
 
     @router.post(
-        "/{username}/password", summary="Give a user a new password, and end their sessions"
+        "/{username}/password",
+        summary="Give a user a new password, and end their sessions",
+        dependencies=by_people,
     )
     def reset(username: str) -> Password:
         known(username)
@@ -107,7 +116,11 @@ def users_router(settings: Settings) -> APIRouter:
         forgive(settings, username)
         return Password(password=made)
 
-    @router.post("/{username}/unlock", summary="Take a user's password again at once")
+    @router.post(
+        "/{username}/unlock",
+        summary="Take a user's password again at once",
+        dependencies=by_people,
+    )
     def unlock(username: str) -> UserView:
         known(username)
         forgive(settings, username)
