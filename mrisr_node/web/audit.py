@@ -37,6 +37,8 @@ _HARMLESS = re.compile(
 )
 _SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
 _SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
+# By POST, as names have no business in an address; it changes nothing.
+_SEARCH_BY_BODY = "/api/series/search"
 _DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
 _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
@@ -77,6 +79,8 @@ def action_of(method: str, path: str) -> Action | None:
         if _HARMLESS.fullmatch(path):
             return None
         return Action.EXPORT if _DOWNLOADS.fullmatch(path) else Action.RECORD
+    if path == _SEARCH_BY_BODY:
+        return Action.QUERY
     if path in _SIGN_IN:
         return Action.LOGIN
     if path in _SIGN_OUT:
@@ -173,7 +177,7 @@ def _row(scope: Scope, status: int) -> dict[str, Any] | None:
         action = Action.RESTRICTED
     person: Person | None = state.get("person")
     subject: Subject = state.get("subject", Subject())
-    query = scope["query_string"].decode("latin-1")[:2000]
+    query = (subject.query or scope["query_string"].decode("latin-1"))[:2000]
     study, series, patient = subject.study_uid, subject.series_uid, subject.patient_id
     if of_study := _STUDY.match(path):
         study, series = study or of_study["study"], series or of_study["series"] or ""
@@ -205,7 +209,7 @@ def _one(pattern: re.Pattern[str], asked: dict[str, str], *names: str) -> str:
 
 def _quiet(row: dict[str, Any]) -> float:
     """Return for how long a row speaks for others like it."""
-    is_list = row["action"] is Action.RECORD and _LISTS.fullmatch(row["resource"])
+    is_list = row["action"] in (Action.RECORD, Action.QUERY) and _LISTS.fullmatch(row["resource"])
     return _QUIET_LISTS if is_list else _QUIET
 
 
@@ -215,7 +219,8 @@ def _repeats(row: dict[str, Any]) -> Hashable | None:
         return (row["username"], row["means"], row["address"], row["action"], row["status"])
     if row["status"] == 429:
         return (row["username"], row["address"], row["action"])
-    if row["method"] not in _SAFE or row["action"] in (Action.EXPORT, Action.AUDIT):
+    changes = row["method"] not in _SAFE and row["resource"] != _SEARCH_BY_BODY
+    if changes or row["action"] in (Action.EXPORT, Action.AUDIT):
         return None
     if row["action"] is Action.TRANSFER and row["series_uid"]:
         return tuple(v for k, v in row.items() if k not in ("method", "resource", "query"))

@@ -28,6 +28,8 @@ class Subject:
     series_uid: str = ""
     username: str = ""
     """Of whoever signs in, before the guard knows them."""
+    query: str = ""
+    """What is searched for, where it stands in the body."""
 
 
 def concerns(request: HTTPConnection, **facts: str) -> None:

@@ -16,6 +16,7 @@ from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
 from mrisr_node.records import Series
+from mrisr_node.web.audit import _quiet
 
 
 @pytest.fixture
@@ -82,6 +83,25 @@ def test_a_search_for_a_patient_is_found_by_that_patient(door, rows):
     total, found = search(Filter(patient_id="AUDIT-7"), 10)
     assert total == 1
     assert found[0].id == row.id
+
+
+def test_a_search_by_body_is_a_query_and_not_a_change(door, rows):
+    known = Series.create(
+        series_instance_uid="1.2.3.9", study_instance_uid="1.2.3", patient_id="AUDIT-9"
+    )
+    with door.tool() as client:
+        for words in ("AUDIT-9", "AUDIT-9", "doe jane", "doe jane", "AUDIT"):
+            answer = client.post("/api/series/search", json={"q": words, "state": None})
+            assert answer.status_code == 200
+    known.delete_instance()
+    # A page that asks again and again is one row.
+    assert [(row.action, row.query, row.patient_id) for row in rows()] == [
+        (Action.QUERY, "q=AUDIT-9", "AUDIT-9"),
+        (Action.QUERY, "q=doe+jane", ""),
+        (Action.QUERY, "q=AUDIT", ""),
+    ]
+    assert _quiet({"action": Action.QUERY, "resource": "/api/series/search"}) == 3600
+    assert _quiet({"action": Action.QUERY, "resource": "/dicom-web/studies"}) == 60
 
 
 def test_a_series_of_the_node(door, rows, study):
