@@ -100,6 +100,20 @@ class Quarantine:
         path = self._file(_row(key))
         return header_facts(path) if path else {"Problem": "its file is gone"}
 
+    def subject(self, key: str) -> dict[str, str]:
+        """Return whose the object says it is, by DICOM keyword, for the audit trail.
+
+        Raises
+        ------
+        NotInQuarantine
+            There is no such object.
+        """
+        path = self._file(_row(key))
+        names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+        found = header_facts(path, names) if path else {}
+        # It may hold anything: no more of it than such a value can be.
+        return {name: found.get(name, "")[:64] for name in names}
+
     def release(self, key: str) -> Release:
         """Try to take an object in, through the same screening as at the door.
 

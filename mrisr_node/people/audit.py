@@ -11,10 +11,11 @@ be lost when the machine loses power.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from peewee import (
     CharField,
@@ -30,7 +31,7 @@ from playhouse.sqlite_ext import AutoIncrementField
 
 from mrisr_node.errors import NodeError
 
-__all__ = ["Action", "AuditRow", "Filter", "open_audit", "record", "search"]
+__all__ = ["Action", "AuditRow", "Filter", "open_audit", "record", "record_all", "search"]
 
 _database = DatabaseProxy()
 
@@ -139,6 +140,13 @@ def open_audit(path: Path) -> None:
 def record(action: Action, **facts: object) -> None:
     """Write a row; `facts` are the columns of `AuditRow`."""
     AuditRow.create(action=action.value, **facts)
+
+
+def record_all(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write several rows, or none of them; each as `record` takes it."""
+    with _database.atomic():
+        for row in rows:
+            record(**row)
 
 
 def search(wanted: Filter, limit: int, offset: int = 0) -> tuple[int, list[AuditRow]]:

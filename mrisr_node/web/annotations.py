@@ -33,6 +33,7 @@ from starlette.responses import JSONResponse, Response
 from mrisr_node.intake.header_facts import header_facts
 from mrisr_node.records import RefusalReport, ResultSeries
 from mrisr_node.settings import Settings
+from mrisr_node.web.subjects import Subject, concerns_each
 from mrisr_node.web.upstream import UID_PATTERN, ask_pacs, read_document
 
 __all__ = ["SOP_CLASSES", "store_reports"]
@@ -75,6 +76,8 @@ async def store_reports(settings: Settings, request: Request, resource: str) -> 
             await _check(settings, request, resource, facts)
         if len({facts["SOPInstanceUID"] for facts in found}) < len(found):
             raise HTTPException(409, "two reports have the same SOP Instance UID")
+        names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+        concerns_each(request, (Subject(*(facts[name] for name in names)) for facts in found))
         answer = await _store(settings, request, resource, files)
     except HTTPException as error:
         _log.warning("reports from the viewer were not stored: %s", error.detail)

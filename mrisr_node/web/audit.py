@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrisr_node.logs import words_of
-from mrisr_node.people.audit import Action, record
+from mrisr_node.people.audit import Action, record_all
 from mrisr_node.people.person import Means, Person
 from mrisr_node.settings import Settings
 from mrisr_node.web.limits import client_address
@@ -37,6 +37,8 @@ _HARMLESS = re.compile(
 )
 _SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
 _SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
+# By POST, as names have no business in an address; it changes nothing.
+_SEARCH_BY_BODY = "/api/series/search"
 _DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
 _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
@@ -77,6 +79,8 @@ def action_of(method: str, path: str) -> Action | None:
         if _HARMLESS.fullmatch(path):
             return None
         return Action.EXPORT if _DOWNLOADS.fullmatch(path) else Action.RECORD
+    if path == _SEARCH_BY_BODY:
+        return Action.QUERY
     if path in _SIGN_IN:
         return Action.LOGIN
     if path in _SIGN_OUT:
@@ -127,19 +131,24 @@ class AuditTrail:
             raise
 
     async def _record(self, scope: Scope, status: int) -> bool:
-        """Write the row, if there is to be one; return whether all is well."""
-        row = _row(scope, status)
-        key = None if row is None else _repeats(row)
-        if row is None or self._has_been_said(key, _quiet(row)):
+        """Write the rows that there are to be; return whether all is well."""
+        state = scope["state"]
+        subjects = state.get("subjects") or [state.get("subject", Subject())]
+        rows = [row for one in subjects if (row := _row(scope, status, one)) is not None]
+        # By what they are before more is found out about them.
+        due = [
+            (key, row) for row in rows if not self._has_been_said(key := _repeats(row), _quiet(row))
+        ]
+        if not due:
             return True
         try:
-            await self._complete(row, scope)
-            await run_in_threadpool(record, **row)
+            for _, row in due:
+                await self._complete(row, scope)
+            await run_in_threadpool(record_all, [row for _, row in due])
         except (PeeweeException, OSError) as error:
             _log.error("the audit trail cannot be written: %s", words_of(error))
             return False
-        if key is not None:
-            self._written[key] = time.monotonic()
+        self._written |= {key: time.monotonic() for key, _ in due if key is not None}
         return True
 
     def _has_been_said(self, key: Hashable | None, quiet: float) -> bool:
@@ -162,8 +171,8 @@ class AuditTrail:
             row["patient_id"] = await self._patients.of(row["study_uid"], pacs)
 
 
-def _row(scope: Scope, status: int) -> dict[str, Any] | None:
-    """Return the row of a request, as far as the request itself tells."""
+def _row(scope: Scope, status: int, subject: Subject) -> dict[str, Any] | None:
+    """Return the row of a request on a subject, as far as the request itself tells."""
     state, path = scope["state"], scope["path"]
     method = scope.get("method", "WEBSOCKET")
     action = action_of("GET" if method == "WEBSOCKET" else method, path)
@@ -172,8 +181,7 @@ def _row(scope: Scope, status: int) -> dict[str, Any] | None:
             return None
         action = Action.RESTRICTED
     person: Person | None = state.get("person")
-    subject: Subject = state.get("subject", Subject())
-    query = scope["query_string"].decode("latin-1")[:2000]
+    query = (subject.query or scope["query_string"].decode("latin-1"))[:2000]
     study, series, patient = subject.study_uid, subject.series_uid, subject.patient_id
     if of_study := _STUDY.match(path):
         study, series = study or of_study["study"], series or of_study["series"] or ""
@@ -205,7 +213,7 @@ def _one(pattern: re.Pattern[str], asked: dict[str, str], *names: str) -> str:
 
 def _quiet(row: dict[str, Any]) -> float:
     """Return for how long a row speaks for others like it."""
-    is_list = row["action"] is Action.RECORD and _LISTS.fullmatch(row["resource"])
+    is_list = row["action"] in (Action.RECORD, Action.QUERY) and _LISTS.fullmatch(row["resource"])
     return _QUIET_LISTS if is_list else _QUIET
 
 
@@ -215,7 +223,8 @@ def _repeats(row: dict[str, Any]) -> Hashable | None:
         return (row["username"], row["means"], row["address"], row["action"], row["status"])
     if row["status"] == 429:
         return (row["username"], row["address"], row["action"])
-    if row["method"] not in _SAFE or row["action"] in (Action.EXPORT, Action.AUDIT):
+    changes = row["method"] not in _SAFE and row["resource"] != _SEARCH_BY_BODY
+    if changes or row["action"] in (Action.EXPORT, Action.AUDIT):
         return None
     if row["action"] is Action.TRANSFER and row["series_uid"]:
         return tuple(v for k, v in row.items() if k not in ("method", "resource", "query"))

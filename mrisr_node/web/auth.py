@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel, Field, SecretStr, StrictFloat
 from starlette.responses import Response
 
@@ -31,6 +31,7 @@ from mrisr_node.web.permissions import allow, require
 from mrisr_node.web.subjects import concerns
 
 __all__ = [
+    "SIGNED_IN",
     "Credentials",
     "TokenView",
     "auth_router",
@@ -293,6 +294,14 @@ def require_signed_in(person: Person) -> None:
     """
     if not person.signed_in:
         raise HTTPException(403, "a personal token cannot do this; sign in with a password")
+
+
+def _signed_in(request: Request) -> None:
+    require_signed_in(request.state.person)
+
+
+SIGNED_IN = Depends(_signed_in)
+"""The dependency of a route that is for people alone: no personal token may use it."""
 
 
 def token_view(token: ApiToken) -> TokenView:

@@ -15,9 +15,10 @@ from starlette.responses import FileResponse, Response
 
 from mrisr_node.jobs.uploads import delete_file
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import StoredFile
+from mrisr_node.records import NiftiSeries, StoredFile
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.subjects import Subject, concerns_each, subject_of
 
 __all__ = ["FileView", "file_view", "files_router", "own_file"]
 
@@ -67,6 +68,7 @@ def files_router(settings: Settings) -> APIRouter:
     )
     def content(request: Request, key: str) -> Response:
         file = own_file(request, key)
+        concerns_each(request, _subjects(file))
         path = settings.files_dir / file.key
         if not path.is_file():
             raise HTTPException(410, "the bytes of this file are gone; make or upload it again")
@@ -91,6 +93,13 @@ def files_router(settings: Settings) -> APIRouter:
             raise HTTPException(409, "a job works with this file; cancel it, or wait for its end")
 
     return router
+
+
+def _subjects(file: StoredFile) -> list[Subject]:
+    """Return whose data a file is, as far as anybody has said so."""
+    if file.job is not None:
+        return [subject_of(file.job.series)]
+    return [subject_of(row.series) for row in NiftiSeries.select().where(NiftiSeries.file == file)]
 
 
 def own_file(request: Request, key: str) -> StoredFile:

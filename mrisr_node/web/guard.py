@@ -41,6 +41,10 @@ _IN_LINKS = frozenset(("StudyInstanceUIDs", "SeriesInstanceUIDs", "srcseries", "
 
 _LONGEST_SIGN_IN = 16_384
 """Bytes, of whoever is not signed in, or signs in."""
+_LONGEST = 1024**2
+"""Bytes, of everybody else: FastAPI reads a body whole, before it asks who may send one."""
+# They take their bodies piece by piece, and know how long these may be: tus and STOW-RS.
+_BY_PIECES = re.compile(r"PATCH /api/uploads/.*|POST /dicom-web/.*", re.DOTALL)
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -86,16 +90,22 @@ def too_many(seconds: int) -> Response:
     )
 
 
-def _short(receive: Receive) -> Receive:
-    """Take no more than signing in needs."""
+def _limited(scope: Scope, receive: Receive, person: Person | None) -> Receive:
+    """Take no more of a body than there is any use for."""
+    if person is None or scope["path"] in PUBLIC:
+        most, words = _LONGEST_SIGN_IN, "a user name and a password are shorter than this"
+    elif _BY_PIECES.fullmatch(f"{scope.get('method')} {scope['path']}"):
+        return receive
+    else:
+        most, words = _LONGEST, "send less: at most 1 MiB in a request; files go to /api/uploads"
     received = 0
 
     async def limited() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > _LONGEST_SIGN_IN:
-            raise HTTPException(413, "a user name and a password are shorter than this")
+        if received > most:
+            raise HTTPException(413, words)
         return message
 
     return limited
@@ -124,8 +134,7 @@ class Guard:
                 seconds = self._limits.by_user(person.username)
         scope.setdefault("state", {})["person"] = person
         answer = too_many(seconds) if seconds else self._refusal(request, person)
-        if person is None or scope["path"] in PUBLIC:
-            receive = _short(receive)
+        receive = _limited(scope, receive, person)
         if answer is not None:
             await answer(scope, receive, send)
         elif person is None:

@@ -26,6 +26,7 @@ from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import JSON_NUMBER, Id
+from mrisr_node.web.subjects import concerns_each, subject_of
 from mrisr_node.web.viewer import comparison_path
 from mrisr_node.web.zipped import zipped
 
@@ -150,6 +151,7 @@ def inference_router(settings: Settings) -> APIRouter:
     ) -> tuple[list[Series], str]:
         wishes = [_wish(settings, request, one) for one in asked]
         series, key = give(request.state.person.username, wishes, together=together)
+        concerns_each(request, map(subject_of, series))
         wake(settings, series)
         return series, key
 
@@ -190,6 +192,7 @@ def inference_router(settings: Settings) -> APIRouter:
     )
     def batch_files(request: Request, key: str) -> Response:
         rows = _children(_own_batch(request, key))
+        concerns_each(request, (subject_of(row.series) for row in rows))
         members = [
             (f"{number:03d}/{file.name}", settings.files_dir / file.key)
             for number, row in enumerate(rows, start=1)

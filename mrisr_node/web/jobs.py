@@ -22,6 +22,7 @@ from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id, Limit, Offset, Uid, known_series
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
+from mrisr_node.web.subjects import concerns
 
 __all__ = ["JobList", "JobView", "SentAgain", "jobs_router"]
 
@@ -143,6 +144,7 @@ def jobs_router(settings: Settings) -> APIRouter:
     def create(wanted: NewJob, request: Request, response: Response) -> AskedList:
         study, series = wanted.study_instance_uid, wanted.series_instance_uid
         who = request.state.person.username
+        concerns(request, study_uid=study, series_uid=series or "")
         try:
             asked = ask_for(settings, study, series, who, again=wanted.again)
         except DeliveryError as error:

@@ -22,7 +22,7 @@ from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.sign_in import Refused, change_password
 from mrisr_node.people.tokens import create_token, revoke_token, tokens_of
 from mrisr_node.settings import Settings
-from mrisr_node.web.auth import require_signed_in, token_view
+from mrisr_node.web.auth import SIGNED_IN, require_signed_in, token_view
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.signin import forget_cookie
 from mrisr_node.web.subjects import concerns
@@ -60,7 +60,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     def show_users(request: Request) -> Response:
         return users_page(request)
 
-    @router.post("/users", dependencies=admin)
+    @router.post("/users", dependencies=[*admin, SIGNED_IN])
     def add_user(
         request: Request, role: Annotated[Role, Form()], username: Annotated[str, Form()] = ""
     ) -> Response:
@@ -70,7 +70,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             return users_page(request, error=str(error))
         return users_page(request, f"{username} can come in now.", secret)
 
-    @router.post("/users/{username}", dependencies=admin)
+    @router.post("/users/{username}", dependencies=[*admin, SIGNED_IN])
     def change_user(
         request: Request,
         username: str,

@@ -19,7 +19,11 @@ __all__ = ["allow", "require", "require_permissions"]
 
 # The guard has looked at both already; here they are for the OpenAPI document.
 _BEARER = HTTPBearer(auto_error=False, description="an access token, or a personal one")
-_COOKIE = APIKeyCookie(name="mrisr-session", auto_error=False, description="of a browser")
+_COOKIE = APIKeyCookie(
+    name="mrisr-session",
+    auto_error=False,
+    description="of a browser; with an https:// public_url it is named `__Host-mrisr-session`",
+)
 
 
 def allow(*permissions: Permission) -> Any:  # noqa: ANN401 - FastAPI's own type

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
 from mrisr_node.intake.quarantine import NotInQuarantine, Quarantine, Quarantined
@@ -16,6 +16,7 @@ from mrisr_node.intake.spool import OutOfSpace
 from mrisr_node.people.roles import Permission
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.subjects import concerns
 
 __all__ = [
     "QuarantineDetails",
@@ -71,6 +72,10 @@ def quarantine_router(settings: Settings) -> APIRouter:
     }
     quarantine = Quarantine(settings)
 
+    def tell_whose(request: Request, key: str) -> None:
+        patient, study, series = quarantine.subject(key).values()
+        concerns(request, patient_id=patient, study_uid=study, series_uid=series)
+
     @router.get("", summary="List what was refused at the door")
     def list_quarantine(
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -80,8 +85,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
         return QuarantineList(total=quarantine.count(), limit=limit, offset=offset, items=items)
 
     @router.get("/{key}", summary="One object, with facts of its header", responses=none)
-    def one_object(key: str) -> QuarantineDetails:
+    def one_object(request: Request, key: str) -> QuarantineDetails:
         try:
+            tell_whose(request, key)
             entry, facts = quarantine.entry(key), quarantine.facts(key)
         except NotInQuarantine as error:
             raise HTTPException(404, str(error)) from error
@@ -93,8 +99,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
         dependencies=operate,
         responses=none | {507: {"description": "free space is below the watermark"}},
     )
-    def release_object(key: str) -> ReleaseView:
+    def release_object(request: Request, key: str) -> ReleaseView:
         try:
+            tell_whose(request, key)
             return ReleaseView(**asdict(quarantine.release(key)))
         except NotInQuarantine as error:
             raise HTTPException(404, str(error)) from error
@@ -108,8 +115,9 @@ def quarantine_router(settings: Settings) -> APIRouter:
         dependencies=operate,
         responses=none,
     )
-    def delete_object(key: str) -> None:
+    def delete_object(request: Request, key: str) -> None:
         try:
+            tell_whose(request, key)
             quarantine.delete(key)
         except NotInQuarantine as error:
             raise HTTPException(404, str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -11,10 +12,11 @@ from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import State, StateError, Transition
+from mrisr_node.records import Series, State, StateError, Transition
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
+from mrisr_node.web.subjects import concerns
 from mrisr_node.web.viewer import comparison_path, study_path
 
 __all__ = [
@@ -157,7 +159,14 @@ def series_router(settings: Settings) -> APIRouter:
         return page(which, limit, offset)
 
     @router.post("/search", summary="Search by patient, accession number or description")
-    def search(wanted: Search) -> SeriesList:
+    def search(request: Request, wanted: Search) -> SeriesList:
+        words = wanted.q.strip()
+        is_patient = bool(words) and Series.select().where(Series.patient_id == words).exists()
+        concerns(
+            request,
+            query=urlencode(wanted.model_dump(mode="json", exclude_defaults=True)),
+            patient_id=words if is_patient else "",
+        )
         return page(Which(state=wanted.state, words=wanted.q), wanted.limit, wanted.offset)
 
     @router.get("/{series_id}", summary="One series", responses=_NONE)

@@ -36,7 +36,7 @@ from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
 from mrisr_node.web.negotiation import Representation, representations
 from mrisr_node.web.parts import PartFile, Parts
-from mrisr_node.web.subjects import concerns
+from mrisr_node.web.subjects import Subject, concerns_each
 from mrisr_node.web.upstream import ROOT, ask_pacs, read_document
 
 __all__ = ["LARGEST_STORE", "open_stores", "store_instances"]
@@ -182,8 +182,7 @@ async def _store(settings: Settings, request: Request, resource: str, folder: Pa
         parts.close()
         refused = len(outcome.failed) + len(outcome.others)
         name = request.state.person.username
-        for patient_id, study_uid in sorted(outcome.subjects)[:1]:
-            concerns(request, patient_id=patient_id, study_uid=study_uid)
+        concerns_each(request, (Subject(*one) for one in sorted(outcome.subjects)))
         _log.info("%s stored %d instances, %d refused", name, len(outcome.stored), refused)
     return outcome.response()
 

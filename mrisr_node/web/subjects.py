@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import httpx
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from mrisr_node.records import Job, Series
+from mrisr_node.records import Job, NiftiSeries, Series
 from mrisr_node.settings import Settings
 
-__all__ = ["PatientIds", "Subject", "concerns", "series_of"]
+__all__ = ["PatientIds", "Subject", "concerns", "concerns_each", "series_of", "subject_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,12 +29,19 @@ class Subject:
     series_uid: str = ""
     username: str = ""
     """Of whoever signs in, before the guard knows them."""
+    query: str = ""
+    """What is searched for, where it stands in the body."""
 
 
 def concerns(request: HTTPConnection, **facts: str) -> None:
     """Tell the audit trail whose data a request is about, as far as its address does not."""
     subject = getattr(request.state, "subject", Subject())
     request.state.subject = replace(subject, **facts)
+
+
+def concerns_each(request: HTTPConnection, subjects: Iterable[Subject]) -> None:
+    """Tell the audit trail of several whose data a request is about: each gets a row."""
+    request.state.subjects = list(dict.fromkeys(subjects))
 
 
 def series_of(parameters: dict[str, object]) -> Subject:
@@ -49,12 +57,19 @@ def series_of(parameters: dict[str, object]) -> Subject:
             return Subject()
     except (ValueError, OverflowError):
         return Subject()
-    if found is None:
-        return Subject()
+    return Subject() if found is None else subject_of(found)
+
+
+def subject_of(series: Series) -> Subject:
+    """Return whose data a series is; of a file, whose it was said to be."""
+    patient = _patient(series)
+    if not patient and series.format == "nifti":
+        file = NiftiSeries.get_or_none(NiftiSeries.series == series)
+        patient = json.loads(file.study)["PatientID"] if file is not None and file.study else ""
     return Subject(
-        patient_id=_patient(found),
-        study_uid=found.study_instance_uid,
-        series_uid=found.series_instance_uid,
+        patient_id=patient,
+        study_uid=series.study_instance_uid,
+        series_uid=series.series_instance_uid,
     )
 
 

@@ -14,6 +14,7 @@ from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.users import NAME_PATTERN, NameTaken, NoSuchUser, UserError
 from mrisr_node.records import User
 from mrisr_node.settings import Settings
+from mrisr_node.web.auth import SIGNED_IN
 from mrisr_node.web.permissions import allow
 
 __all__ = ["UserView", "user_view", "users_router"]
@@ -63,6 +64,8 @@ def users_router(settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/api/users", tags=["users"], dependencies=[allow(Permission.ADMIN)])
     no_such: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such user"}}
     not_now = no_such | {409: {"description": "not with this user; the answer says why"}}
+    # A token that could change users could make itself an account without scopes or an end.
+    by_people = [SIGNED_IN]
 
     def known(username: str) -> UserView:
         try:
@@ -78,6 +81,7 @@ def users_router(settings: Settings) -> APIRouter:
         "",
         status_code=201,
         summary="Make a user",
+        dependencies=by_people,
         responses={409: {"description": "there is a user of that name"}},
     )
     def add(wanted: NewUser) -> Password:
@@ -98,6 +102,7 @@ def users_router(settings: Settings) -> APIRouter:
         "/{username}",
         summary="Give a user another role; disable or enable them",
         responses=not_now,
+        dependencies=by_people,
     )
     def change(username: str, wanted: UserChange) -> UserView:
         known(username)
@@ -114,6 +119,7 @@ def users_router(settings: Settings) -> APIRouter:
         "/{username}/password",
         summary="Give a user a new password, and end their sessions",
         responses=not_now,
+        dependencies=by_people,
     )
     def reset(username: str) -> Password:
         known(username)
@@ -128,6 +134,7 @@ def users_router(settings: Settings) -> APIRouter:
         "/{username}/unlock",
         summary="Take a user's password again at once",
         responses=no_such,
+        dependencies=by_people,
     )
     def unlock(username: str) -> UserView:
         known(username)

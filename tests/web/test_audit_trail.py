@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from secrets import token_hex
 
 import peewee
 import pytest
+from pydicom.uid import generate_uid
+from test_storing import message, post
 from web_door import PASSWORD, Door, served
-from web_samples import SampleStudy
+from web_samples import SampleStudy, as_file, make_study
 
 from mrisr_node.people.audit import Action, AuditRow, Filter, record, search
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
-from mrisr_node.records import Series
+from mrisr_node.records import NiftiSeries, Series, StoredFile
+from mrisr_node.web.audit import _quiet
 
 
 @pytest.fixture
@@ -41,6 +47,26 @@ def rows(door: Door):
 
 def newest() -> int:
     return AuditRow.select(peewee.fn.MAX(AuditRow.id)).scalar() or 0
+
+
+@contextmanager
+def served_file(door: Door, patient_id: str) -> Iterator[StoredFile]:
+    """A file of the administrator that was given to be processed as a patient's."""
+    file = StoredFile.create(
+        key=token_hex(16), owner="admin", name="x.nii", size=1, sha256="0", media_type="x/y"
+    )
+    door.settings.files_dir.mkdir(parents=True, exist_ok=True)
+    (door.settings.files_dir / file.key).write_bytes(b"x")
+    series = Series.create(
+        series_instance_uid=generate_uid(), study_instance_uid=generate_uid(), format="nifti"
+    )
+    study = json.dumps({"PatientID": patient_id})
+    NiftiSeries.create(
+        series=series, file=file, owner="admin", slice_axis=2, thickness_mm=5, study=study
+    )
+    yield file
+    series.delete_instance()
+    file.delete_instance()
 
 
 def patient_of(study: SampleStudy) -> str:
@@ -84,6 +110,25 @@ def test_a_search_for_a_patient_is_found_by_that_patient(door, rows):
     assert found[0].id == row.id
 
 
+def test_a_search_by_body_is_a_query_and_not_a_change(door, rows):
+    known = Series.create(
+        series_instance_uid="1.2.3.9", study_instance_uid="1.2.3", patient_id="AUDIT-9"
+    )
+    with door.tool() as client:
+        for words in ("AUDIT-9", "AUDIT-9", "doe jane", "doe jane", "AUDIT"):
+            answer = client.post("/api/series/search", json={"q": words, "state": None})
+            assert answer.status_code == 200
+    known.delete_instance()
+    # A page that asks again and again is one row.
+    assert [(row.action, row.query, row.patient_id) for row in rows()] == [
+        (Action.QUERY, "q=AUDIT-9", "AUDIT-9"),
+        (Action.QUERY, "q=doe+jane", ""),
+        (Action.QUERY, "q=AUDIT", ""),
+    ]
+    assert _quiet({"action": Action.QUERY, "resource": "/api/series/search"}) == 3600
+    assert _quiet({"action": Action.QUERY, "resource": "/dicom-web/studies"}) == 60
+
+
 def test_a_series_of_the_node(door, rows, study):
     image = study.instances[0]
     series = Series.create(
@@ -100,6 +145,32 @@ def test_a_series_of_the_node(door, rows, study):
         assert row.study_uid == image.StudyInstanceUID
     assert read.patient_id == patient_of(study)
     series.delete_instance()
+
+
+def test_everybody_whose_images_were_stored(door, rows, store_study):
+    """By one request: a row for each study of each patient."""
+    samples = [make_study(), make_study()]
+    for number, sample in enumerate(samples):
+        for image in sample.instances:
+            image.PatientID = f"STORED-{number}"
+    files = [as_file(image) for sample in samples for image in sample.instances[:2]]
+    with door.tool() as client:
+        assert post(client, message(*files)).status_code == 200
+        asked = {"study_instance_uid": samples[1].instances[0].StudyInstanceUID}
+        client.post("/api/jobs", json=asked)
+    *stored, begun = rows()
+    assert [(row.action, row.patient_id, row.study_uid) for row in stored] == [
+        (Action.IMPORT, f"STORED-{number}", sample.instances[0].StudyInstanceUID)
+        for number, sample in enumerate(samples)
+    ]
+    assert (begun.action, begun.study_uid) == (Action.CHANGE, asked["study_instance_uid"])
+
+
+def test_what_somebody_does_with_files(door, rows):
+    with served_file(door, "FILED-1") as file, door.tool() as client:
+        assert client.get(f"/api/files/{file.key}").status_code == 200
+    (row,) = rows()
+    assert (row.action, row.patient_id) == (Action.EXPORT, "FILED-1")
 
 
 def test_sign_ins_and_refusals(door, rows):
@@ -174,7 +245,7 @@ def test_what_cannot_be_recorded_is_not_shown(door, study, monkeypatch):
     def full(*_args, **_facts):
         raise peewee.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("mrisr_node.web.audit.record", full)
+    monkeypatch.setattr("mrisr_node.web.audit.record_all", full)
     with door.tool() as client:
         answer = client.get("/dicom-web/studies", params={"PatientID": "FULL"})
         assert answer.status_code == 503

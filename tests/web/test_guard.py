@@ -6,7 +6,10 @@ import socket
 from base64 import b64encode
 
 import pytest
+from web_door import flat_memory
 
+from mrisr_node.people.roles import Permission
+from mrisr_node.people.tokens import create_token
 from mrisr_node.web.guard import PUBLIC
 
 
@@ -84,3 +87,29 @@ def test_pages_may_run_nothing_but_their_own_script(door):
             assert "frame-ancestors 'self'" in headers["content-security-policy"]
         assert "unsafe" not in client.get("/").headers["content-security-policy"]
         assert "sandbox" in client.get("/dicom-web/studies").headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/api/users", "/api/jobs", "/api/series/search", "/users"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_body_fills_the_memory(door, path, chunked):
+    """Not even of who may not send one: it is read before permissions are asked for."""
+    token = create_token("admin", "small", scopes=[Permission.REPORT])
+    size, piece = 128, b" " * 1024**2
+    length = {} if chunked else {"Content-Length": str(size * len(piece))}
+    kind = "application/json" if path.startswith("/api") else "application/x-www-form-urlencoded"
+    with flat_memory(), door.client(Authorization=f"Bearer {token}") as client:
+        answer = client.post(
+            path,
+            content=(piece for _ in range(size)),
+            headers={"Content-Type": kind, "Idempotency-Key": "x", **length},
+        )
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_what_fits_is_read(door):
+    with door.tool() as client:
+        padded = b'{"q": "nobody"}' + b" " * (1024**2 - 100)
+        headers = {"Content-Type": "application/json"}
+        found = client.post("/api/series/search", content=padded, headers=headers)
+        assert found.status_code == 200

@@ -82,7 +82,7 @@ def test_who_is_signed_in_stays_so_and_an_admin_unlocks(door):
         client.post("/sign-in", data={"username": "ada", "password": WORDS})
         fail(door.settings, "ada", 5)
         assert client.get("/api/jobs").status_code == 200
-    with door.tool() as admin:
+    with door.browser() as admin:
         assert admin.get("/api/users/ada").json()["locked_until"] > time.time()
         assert admin.post("/api/users/ada/unlock").json()["locked_until"] is None
     assert recognise(door.settings, "ada", WORDS)

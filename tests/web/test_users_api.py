@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from web_door import PASSWORD, Door, served
 
 from mrisr_node.cli import app
-from mrisr_node.people.roles import Role
+from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.sign_in import recognise
-from mrisr_node.people.users import UserError, add_user, set_role
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import UserError, add_user, all_users, set_role
 from mrisr_node.records import User
 from mrisr_node.settings import Settings
 
@@ -24,7 +25,7 @@ def door(make_settings: Callable[..., Settings]) -> Iterator[Door]:
 
 
 def test_users_are_made_changed_disabled_and_enabled(door):
-    with door.tool() as client:
+    with door.browser() as client:
         made = client.post("/api/users", json={"username": "ada", "role": "viewer"})
         assert made.status_code == 201
         password = made.json()["password"]
@@ -61,7 +62,7 @@ def test_users_are_made_changed_disabled_and_enabled(door):
     ],
 )
 def test_what_no_user_can_be(door, wanted):
-    with door.tool() as client:
+    with door.browser() as client:
         answer = client.post("/api/users", json=wanted)
         assert answer.status_code == 422
         assert wanted.get("password", "?") not in answer.text
@@ -69,7 +70,7 @@ def test_what_no_user_can_be(door, wanted):
 
 
 def test_the_last_admin_stays(door):
-    with door.tool() as client:
+    with door.browser() as client:
         for change in ({"disabled": True}, {"role": "viewer"}):
             answer = client.patch("/api/users/admin", json=change)
             assert answer.status_code == 409
@@ -80,8 +81,36 @@ def test_the_last_admin_stays(door):
         assert client.patch("/api/users/admin", json={"disabled": True}).status_code == 409
         client.patch("/api/users/second", json={"disabled": False})
         assert client.patch("/api/users/admin", json={"role": "viewer"}).status_code == 200
-        # And with the role went what the token may do.
+        # And with the role went what they may do.
         assert client.get("/api/users").status_code == 403
+
+
+def test_no_token_changes_users(door):
+    """Not even one that may do all that an administrator may."""
+    scoped = create_token("admin", "narrow", scopes=[Permission.ADMIN])
+    for token in (door.token, scoped):
+        with door.client(Authorization=f"Bearer {token}") as client:
+            assert client.get("/api/users").status_code == 200
+            for method, path, more in (
+                ("POST", "/api/users", {"json": {"username": "eve", "role": "admin"}}),
+                ("POST", "/api/users", {"json": {}}),
+                ("PATCH", "/api/users/admin", {"json": {"disabled": False}}),
+                ("POST", "/api/users/admin/password", {}),
+                ("POST", "/api/users/admin/unlock", {}),
+                ("POST", "/users", {"data": {"username": "eve", "role": "admin"}}),
+                ("POST", "/users/admin", {"data": {"do": "password"}}),
+            ):
+                answer = client.request(method, path, **more)
+                assert answer.status_code == 403, (method, path)
+                assert "personal token" in answer.text
+    assert recognise(door.settings, "admin", PASSWORD)
+    assert [user.username for user in all_users()] == ["admin"]
+    with door.client() as client:
+        right = {"username": "admin", "password": PASSWORD}
+        grant = client.post("/api/auth/login", json=right).json()
+        client.headers["Authorization"] = f"Bearer {grant['access_token']}"
+        made = client.post("/api/users", json={"username": "ada", "role": "viewer"})
+        assert made.status_code == 201
 
 
 def test_a_person_is_no_service(door):
@@ -89,7 +118,7 @@ def test_a_person_is_no_service(door):
     for name, role in (("tool", Role.ADMIN), ("admin", Role.SERVICE)):
         with pytest.raises(UserError):
             set_role(name, role)
-    with door.tool() as client:
+    with door.browser() as client:
         assert client.patch("/api/users/tool", json={"role": "admin"}).status_code == 409
         assert client.post("/api/users/tool/password").status_code == 409
         assert client.get("/api/users/nobody").status_code == 404
