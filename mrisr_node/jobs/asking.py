@@ -34,7 +34,7 @@ class Answer(StrEnum):
     PROCESSED = "processed already"
     """Nothing is done unless it is asked for again."""
     UNSUITABLE = "unsuitable"
-    """It is no MR series, or a result."""
+    """It is no MR series, a result, or was made of a file."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def _one(
         if series is None:
             missing.append(found["ID"])
             return Asked(uid, None, Answer.ASKED_FOR)
+        if series.format != "dicom":
+            return Asked(uid, series.id, Answer.UNSUITABLE)
         state = State(series.state)
         if state in (State.DONE, State.SKIPPED) and not again:
             return Asked(uid, series.id, Answer.PROCESSED)

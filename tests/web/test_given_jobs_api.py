@@ -6,12 +6,16 @@ import pytest
 from given_samples import end, given, given_for_pairs
 from web_door import served
 
-from mrisr_node.records import Series
+from mrisr_node.people.roles import Role
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import add_user
+from mrisr_node.records import Job, Series, State, StoredFile
 
 
 @pytest.fixture(scope="module")
 def door(make_settings):
     with served(make_settings()) as running:
+        add_user("operator", Role.OPERATOR)
         yield running
 
 
@@ -20,6 +24,7 @@ def tool(door):
     with door.tool() as client:
         yield client
     Series.delete().execute()
+    StoredFile.delete().execute()
 
 
 @pytest.mark.parametrize("make", [given, given_for_pairs])
@@ -30,3 +35,40 @@ def test_what_is_done_without_the_pacs_is_done(tool, door, make):
     listed = tool.get("/api/jobs", params={"state": "done"}).json()
     assert [one["id"] for one in listed["items"]] == [job.id]
     assert tool.get("/api/jobs", params={"state": "superseded"}).json()["total"] == 0
+
+
+@pytest.mark.parametrize("make", [given, given_for_pairs])
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
+    job = make(door.settings)
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 409
+    made = end(door.settings, job, state)
+    [given_file] = StoredFile.select().where(StoredFile.job.is_null())
+    row = tool.get(f"/api/series/{job.series_id}").json()
+    assert row["actions"] == (["delete"] if state is State.DONE else ["retry", "delete"])
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 204
+    assert tool.get(f"/api/jobs/{job.id}").status_code == 404
+    assert tool.get(f"/api/files/{made.key}").status_code == 404
+    assert not (door.settings.files_dir / made.key).exists()
+    assert not (door.settings.work_dir / str(job.id)).exists()
+    # What was uploaded is deleted by itself.
+    assert tool.get(f"/api/files/{given_file.key}").status_code == 200
+
+
+def test_a_job_whose_result_goes_to_the_pacs_stays_until_it_is_there(tool, door):
+    job = given(door.settings, {"PatientID": "A-1"})
+    end(door.settings, job)
+    refused = tool.delete(f"/api/jobs/{job.id}")
+    assert (refused.status_code, "not shown" in refused.json()["detail"]) == (409, True)
+    Job.update(delivered_at=1.0).where(Job.id == job.id).execute()
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 204
+
+
+def test_files_of_others_stay(door):
+    job = given(door.settings)
+    made = end(door.settings, job)
+    token = create_token("operator", "operator")
+    with door.client(Authorization=f"Bearer {token}") as client:
+        answer = client.delete(f"/api/jobs/{job.id}")
+    assert (answer.status_code, "administrator" in answer.json()["detail"]) == (403, True)
+    assert (door.settings.files_dir / made.key).exists()

@@ -187,6 +187,14 @@ def test_results_are_no_series_to_ask_for(tool, study):
     assert (alone.status_code, "results" in alone.json()["detail"]) == (409, True)
 
 
+def test_what_was_made_of_a_file_is_not_asked_for(tool, study):
+    series = add(study.source_uid, State.DONE, {"delivered_at": 1.0}, study=study.study)
+    Series.update(format="nifti").where(Series.id == series.id).execute()
+    answer = begin(tool, study.study, study.source_uid, again=True)
+    assert (answer.status_code, "no MR" in answer.json()["detail"]) == (409, True)
+    assert Series.get_by_id(series.id).state == State.DONE
+
+
 def test_what_was_processed_is_processed_again_only_on_demand(tool, study, door):
     series = add(study.source_uid, State.DONE, {"delivered_at": 1.0}, study=study.study)
     keep(door, series, study.source)
