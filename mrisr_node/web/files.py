@@ -79,7 +79,12 @@ def files_router(settings: Settings) -> APIRouter:
             return Response(status_code=304, headers=headers)
         return FileResponse(path, media_type=file.media_type, headers=headers)
 
-    @router.delete("/{key}", summary="Delete a file", status_code=204)
+    @router.delete(
+        "/{key}",
+        summary="Delete a file",
+        status_code=204,
+        dependencies=[allow(Permission.OPERATE)],
+    )
     def delete(request: Request, key: str) -> None:
         if not delete_file(settings, own_file(request, key)):
             raise HTTPException(409, "a job works with this file; cancel it, or wait for its end")
