@@ -113,7 +113,7 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     study = dict(wish.study) if wish.study is not None else None
     words = f"NIfTI, {' × '.join(map(str, facts['shape']))} voxels"
     description = (study or {}).get("SeriesDescription", "") or words
-    series = _new_series(owner, "nifti", description, words)
+    series = _new_series(owner, "nifti", description, words, study)
     NiftiSeries.create(
         series=series,
         file=wish.file,
@@ -128,12 +128,19 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     return series
 
 
-def _new_series(owner: str, kind: str, description: str, words: str) -> Series:
+def _new_series(
+    owner: str, kind: str, description: str, words: str, study: Mapping[str, str] | None = None
+) -> Series:
+    study = study or {}
     series: Series = Series.create(
         series_instance_uid=generate_uid(prefix=None),
         study_instance_uid=generate_uid(prefix=None),
         modality="MR",
         description=description,
+        patient_id=study.get("PatientID", ""),
+        patient_name=study.get("PatientName", ""),
+        accession_number=study.get("AccessionNumber", ""),
+        study_date=study.get("StudyDate", ""),
         sender=owner,
         state=State.QUEUED.value,
         reason=words,

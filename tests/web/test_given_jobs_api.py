@@ -72,3 +72,13 @@ def test_files_of_others_stay(door):
         answer = client.delete(f"/api/jobs/{job.id}")
     assert (answer.status_code, "administrator" in answer.json()["detail"]) == (403, True)
     assert (door.settings.files_dir / made.key).exists()
+
+
+def test_a_file_that_becomes_a_study_is_found_by_its_patient(tool, door):
+    names = {"PatientID": "A-17", "PatientName": "Müller^Anna", "AccessionNumber": "ACC-9",
+             "StudyDate": "20261124"}  # fmt: skip
+    job = given(door.settings, names)
+    given(door.settings)
+    for words in ("anna muller", "a-17", "acc-9"):
+        [found] = tool.post("/api/series/search", json={"q": words}).json()["items"]
+        assert (found["id"], found["study_date"]) == (job.series_id, "20261124")
