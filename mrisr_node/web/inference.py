@@ -25,6 +25,7 @@ from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import Id, Limit, Offset
 from mrisr_node.web.viewer import comparison_path
 from mrisr_node.web.zipped import zipped
 
@@ -169,8 +170,8 @@ def inference_router(settings: Settings) -> APIRouter:
     @router.get("", summary="List your files that are processed")
     def list_inference(
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        limit: Annotated[Limit, Query()] = 50,
+        offset: Annotated[Offset, Query()] = 0,
     ) -> InferenceList:
         own = NiftiSeries.select().where(NiftiSeries.owner == request.state.person.username)
         rows = own.order_by(NiftiSeries.id.desc()).limit(limit).offset(offset)
@@ -202,7 +203,7 @@ def inference_router(settings: Settings) -> APIRouter:
         return zipped(members, {"manifest.json": json.dumps(told, indent=1)}, "results.zip")
 
     @router.get("/{series_id}", summary="A file that is processed")
-    def one(request: Request, series_id: int) -> InferenceView:
+    def one(request: Request, series_id: Id) -> InferenceView:
         return _view(settings, _own(request, series_id))
 
     @router.get(
@@ -211,7 +212,7 @@ def inference_router(settings: Settings) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"application/zip": {}}}},
     )
-    def files(request: Request, series_id: int) -> Response:
+    def files(request: Request, series_id: Id) -> Response:
         found = _files(_own(request, series_id))
         if not found:
             raise HTTPException(404, "it has no files yet, or not any more")

@@ -22,6 +22,7 @@ from mrisr_node.volumes.degradation import SliceProfile
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import Id, Limit, Offset
 from mrisr_node.web.stages import TimeLeft, time_left
 
 __all__ = ["PairsView", "pairs_router"]
@@ -115,8 +116,8 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     @router.get(_ROOT, summary="List your datasets")
     def list_pairs(
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        limit: Annotated[Limit, Query()] = 50,
+        offset: Annotated[Offset, Query()] = 0,
     ) -> PairsList:
         own = PairsSeries.select().where(PairsSeries.owner == request.state.person.username)
         rows = own.order_by(PairsSeries.id.desc()).limit(limit).offset(offset)
@@ -124,7 +125,7 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         return PairsList(total=own.count(), limit=limit, offset=offset, items=items)
 
     @router.get(f"{_ROOT}/{{series_id}}", summary="One dataset")
-    def one(request: Request, series_id: Annotated[int, Field(ge=1, le=2**63 - 1)]) -> PairsView:
+    def one(request: Request, series_id: Id) -> PairsView:
         row = PairsSeries.get_or_none(PairsSeries.series == series_id)
         person = request.state.person
         if row is None or (

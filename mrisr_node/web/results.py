@@ -25,6 +25,7 @@ from mrisr_node.results.delivery import Pacs
 from mrisr_node.results.previews import PLANES, SIDES, Plane, Side
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.series import Id
 from mrisr_node.web.stages import STAGE_NAMES
 from mrisr_node.web.viewer import comparison_path
 
@@ -87,7 +88,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         return found
 
     @router.get("/api/results/{series_id}", tags=["results"], summary="Figures of a result")
-    def one_result(series_id: int, stack: Stack = 1) -> ResultView:
+    def one_result(series_id: Id, stack: Stack = 1) -> ResultView:
         return _view(settings, known(series_id, stack), stack)
 
     @router.get(
@@ -97,7 +98,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         response_class=FileResponse,
         responses={200: {"content": {"image/png": {}}}},
     )
-    def preview(series_id: int, plane: Plane, side: Side, stack: Stack = 1) -> Response:
+    def preview(series_id: Id, plane: Plane, side: Side, stack: Stack = 1) -> Response:
         path = known(series_id, stack).previews / f"{plane}-{side}.png"
         if not path.is_file():
             raise HTTPException(404, f"the pictures of series {series_id} are no longer kept")
@@ -110,7 +111,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"application/zip": {}}}},
     )
-    def dicom(series_id: int, stack: Stack = 1) -> Response:
+    def dicom(series_id: Id, stack: Stack = 1) -> Response:
         found = known(series_id, stack)
         try:
             file = _zipped(settings, found)
@@ -124,7 +125,7 @@ def results_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         )
 
     @router.get("/results/{series_id}", include_in_schema=False)
-    def page(request: Request, series_id: int, stack: Stack = 1) -> Response:
+    def page(request: Request, series_id: Id, stack: Stack = 1) -> Response:
         view = _view(settings, known(series_id, stack), stack)
         return templates.TemplateResponse(
             request,

@@ -17,7 +17,10 @@ from mrisr_node.web.permissions import allow
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
 from mrisr_node.web.viewer import comparison_path, study_path
 
-__all__ = ["SeriesList", "SeriesView", "Uid", "known_series", "series_router", "series_view"]
+__all__ = [
+    "Id", "Limit", "Offset", "SeriesList", "SeriesView", "Uid", "known_series", "series_router",
+    "series_view",
+]  # fmt: skip
 
 _LONGEST_SEARCH = 200
 _NONE: dict[int | str, dict[str, Any]] = {404: {"description": "there is none"}}

@@ -82,3 +82,13 @@ def test_a_file_that_becomes_a_study_is_found_by_its_patient(tool, door):
     for words in ("anna muller", "a-17", "acc-9"):
         [found] = tool.post("/api/series/search", json={"q": words}).json()["items"]
         assert (found["id"], found["study_date"]) == (job.series_id, "20261124")
+
+
+@pytest.mark.parametrize("path", [
+    "/api/inference/{}", "/api/inference/{}/zip", "/api/pairs/{}", "/api/results/{}",
+    "/api/results/{}/previews/axial/result", "/api/results/{}/dicom", "/results/{}",
+])  # fmt: skip
+def test_a_number_that_is_no_id(tool, path):
+    for number in (10**20, 2**63, 0, -1):
+        assert tool.get(path.format(number)).status_code == 422
+    assert tool.get(path.format(2**63 - 1)).status_code == 404
