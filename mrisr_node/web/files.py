@@ -18,6 +18,7 @@ from mrisr_node.people.roles import Permission
 from mrisr_node.records import StoredFile
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
+from mrisr_node.web.validators import is_unchanged
 
 __all__ = ["FileView", "file_view", "files_router", "own_file"]
 
@@ -75,7 +76,7 @@ def files_router(settings: Settings) -> APIRouter:
             "Cache-Control": "private, no-cache",
         }
         # FileResponse knows ranges and If-Range.
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
+        if is_unchanged(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return FileResponse(path, media_type=file.media_type, headers=headers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from given_samples import end, given, given_for_pairs
+from given_samples import end, given, given_for_pairs, stored
 from web_door import served
 
 from mrisr_node.people.roles import Role
@@ -92,3 +92,14 @@ def test_a_number_that_is_no_id(tool, path):
     for number in (10**20, 2**63, 0, -1):
         assert tool.get(path.format(number)).status_code == 422
     assert tool.get(path.format(2**63 - 1)).status_code == 404
+
+
+def test_what_the_client_has_is_not_sent_again(tool, door):
+    file = stored(door.settings)
+    tag = f'"{file.sha256}"'
+    for known, status in (
+        (tag, 304), (f"W/{tag}", 304), (f'"a", {tag}', 304), ("*", 304), (f'"x{tag[1:]}', 200),
+        (f'"a{tag}', 200),
+    ):  # fmt: skip
+        answer = tool.get(f"/api/files/{file.key}", headers={"If-None-Match": known})
+        assert answer.status_code == status, known
