@@ -12,11 +12,15 @@ from mrisr_node.errors import NodeError
 from mrisr_node.records import Upload, UploadState, transaction
 from mrisr_node.settings import Settings
 
-__all__ = ["InUse", "Part", "give_up", "lacks_room"]
+__all__ = ["InUse", "NotReceiving", "Part", "give_up", "lacks_room"]
 
 
 class InUse(NodeError):
     """Another request, of this process or another one, writes to the upload."""
+
+
+class NotReceiving(NodeError):
+    """The upload takes no more bytes: it is whole, or was given up."""
 
 
 def lacks_room(settings: Settings, size: int) -> bool:
@@ -33,6 +37,8 @@ class Part:
     ------
     InUse
         Somebody else holds it.
+    NotReceiving
+        It takes no bytes any more, whatever `upload` says.
     """
 
     def __init__(self, settings: Settings, upload: Upload) -> None:
@@ -43,9 +49,11 @@ class Part:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found: Upload | None = Upload.get_or_none(Upload.id == upload.id)
-            if found is None:
-                self._path.unlink()
-                raise InUse("this upload was given up meanwhile")
+            if found is None or found.state != UploadState.RECEIVING.value:
+                # None that was whole is empty: opening has made it.
+                if not os.fstat(self._file).st_size:
+                    self._path.unlink(missing_ok=True)
+                raise NotReceiving("this upload is whole already, or was given up")
             self.upload = found
             # Fewer are there where somebody has lost the file; zeros must not take their place.
             if (there := os.fstat(self._file).st_size) < found.offset:
@@ -100,10 +108,15 @@ def give_up(settings: Settings, upload: Upload) -> None:
     ------
     InUse
         Somebody is writing to it.
+    NotReceiving
+        Its bytes are being worked on.
     """
     part = Part(settings, upload) if upload.state == UploadState.RECEIVING.value else None
     try:
-        Upload.delete().where(Upload.id == upload.id).execute()
+        worked_on = [UploadState.CHECKING.value, UploadState.SENDING.value]
+        gone = Upload.delete().where(Upload.id == upload.id, Upload.state.not_in(worked_on))
+        if not gone.execute():
+            raise NotReceiving("this upload is being worked on, or was given up")
         (settings.uploads_dir / upload.key).unlink(missing_ok=True)
     finally:
         if part:

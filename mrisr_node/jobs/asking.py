@@ -34,7 +34,7 @@ class Answer(StrEnum):
     PROCESSED = "processed already"
     """Nothing is done unless it is asked for again."""
     UNSUITABLE = "unsuitable"
-    """It is no MR series, or a result."""
+    """It is no MR series, a result, or was made of a file."""
 
 
 @dataclass(frozen=True)
@@ -79,41 +79,52 @@ def ask_for(settings: Settings, study: str, series: str | None, who: str, *, aga
             found = _post(http, f"{settings.pacs_url}/tools/find",
                           {"Level": "Series", "Query": query, "Expand": True})  # fmt: skip
             missing: list[str] = []
-            asked = [_one(settings, one, who, again, missing) for one in found]
+            asked = [_look_at(one, again, missing) for one in found]
             if missing:
                 # Permissive: one instance that is not accepted must not keep the others back.
                 body = {"Resources": missing, "Asynchronous": True, "Permissive": True}
                 _post(http, f"{settings.pacs_url}/modalities/{MODALITY}/store", body)
         except (requests.RequestException, OSError, LookupError, TypeError, ValueError) as error:
             raise DeliveryError(f"the PACS cannot be asked ({type(error).__name__})") from error
+    # Only now, as a PACS that refuses must leave everything as it was. What it has sent meanwhile
+    # is on the spool, and is not forgotten.
+    for one in asked:
+        if one.answer is Answer.ASKED_FOR and one.series_id is not None:
+            _open(settings, one.series_id, who)
     return asked
 
 
-def _one(
-    settings: Settings, found: dict[str, Any], who: str, again: bool, missing: list[str]
-) -> Asked:
-    """Open a series of the PACS again; note it where the PACS has to send it."""
+def _look_at(found: dict[str, Any], again: bool, missing: list[str]) -> Asked:
+    """Tell what is to become of a series of the PACS; note it where the PACS has to send it."""
     uid = str(found["MainDicomTags"]["SeriesInstanceUID"])
     if found["MainDicomTags"].get("Modality") != "MR" or is_result(uid):
         return Asked(uid, None, Answer.UNSUITABLE)
-    with records.transaction():
-        series = Series.get_or_none(Series.series_instance_uid == uid)
-        if series is None:
-            missing.append(found["ID"])
-            return Asked(uid, None, Answer.ASKED_FOR)
-        state = State(series.state)
-        if state in (State.DONE, State.SKIPPED) and not again:
-            return Asked(uid, series.id, Answer.PROCESSED)
-        if state not in _UNDER_WAY:
-            series.move(State.RECEIVING, f"asked for by {who}")
-            Series.update(last_instance_at=time.time()).where(Series.id == series.id).execute()
-            if series.copies_deleted_at is not None:
-                forget_deleted_instances(settings, series)
-        here = Instance.select().where(Instance.series == series).count()
-    if here < len(found["Instances"]):
+    series = Series.get_or_none(Series.series_instance_uid == uid)
+    if series is None:
+        missing.append(found["ID"])
+        return Asked(uid, None, Answer.ASKED_FOR)
+    if series.format != "dicom":
+        return Asked(uid, series.id, Answer.UNSUITABLE)
+    state = State(series.state)
+    if state in (State.DONE, State.SKIPPED) and not again:
+        return Asked(uid, series.id, Answer.PROCESSED)
+    here = Instance.select().where(Instance.series == series).count()
+    if here < len(found["Instances"]) or series.copies_deleted_at is not None:
         missing.append(found["ID"])
     answer = Answer.UNDER_WAY if state in _UNDER_WAY else Answer.ASKED_FOR
     return Asked(uid, series.id, answer)
+
+
+def _open(settings: Settings, series_id: int, who: str) -> None:
+    """Have a series received again, unless it is already."""
+    with records.transaction():
+        series = Series.get_by_id(series_id)
+        if State(series.state) in _UNDER_WAY:
+            return
+        series.move(State.RECEIVING, f"asked for by {who}")
+        Series.update(last_instance_at=time.time()).where(Series.id == series.id).execute()
+        if series.copies_deleted_at is not None:
+            forget_deleted_instances(settings, series)
 
 
 def _post(http: BoundedSession, url: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from mrisr_node import records
 from mrisr_node.errors import NodeError
 from mrisr_node.jobs.findings import previews_of
+from mrisr_node.jobs.given_files import goes_to_pacs
 from mrisr_node.jobs.leftovers import size_of
-from mrisr_node.records import ACTIVE, Instance, Job, Series, State
+from mrisr_node.records import ACTIVE, Instance, Job, Series, State, StoredFile
 from mrisr_node.settings import Settings
 
 __all__ = ["HeldByPacs", "StillNeeded", "delete_copies", "delete_job", "forget_deleted_instances"]
@@ -66,20 +67,25 @@ def delete_copies(settings: Settings, series: Series, shown: set[str], at: float
                 missing,
             )
         Series.update(copies_deleted_at=at).where(Series.id == series.id).execute()
+        files = list(StoredFile.select().where(StoredFile.job.in_(jobs)))
+        StoredFile.delete().where(StoredFile.job.in_(jobs)).execute()
     paths = [settings.spool_dir / instance.path for instance in instances]
     with records.transaction():
         # Opened again in this moment, it needs what it has.
         if Series.get_by_id(series.id).copies_deleted_at is not None:
             for path in paths:
                 path.unlink(missing_ok=True)
-    freed = sum(instance.size for instance in instances)
+    for file in files:
+        (settings.files_dir / file.key).unlink(missing_ok=True)
+    freed = sum(instance.size for instance in instances) + sum(file.size for file in files)
     return freed + sum(_delete_folders(settings, job) for job in jobs)
 
 
 def delete_job(settings: Settings, job_id: int, held_by_pacs: HeldByPacs) -> None:
     """Delete a job that is over, with all local copies where it is the newest of its series.
 
-    The PACS loses nothing.
+    The PACS loses nothing, and is asked nothing where the series never came from it: of what was
+    made of files, these go, too.
 
     Raises
     ------
@@ -97,7 +103,11 @@ def delete_job(settings: Settings, job_id: int, held_by_pacs: HeldByPacs) -> Non
         if State(series.state) in (State.RECEIVING, State.COMPLETE, *ACTIVE):
             raise StillNeeded("it is not over; cancel it first, or wait until it is done")
         if series.copies_deleted_at is None:
-            shown = held_by_pacs(series.study_instance_uid, series.series_instance_uid)
+            shown = (
+                held_by_pacs(series.study_instance_uid, series.series_instance_uid)
+                if series.format == "dicom"
+                else set()
+            )
             delete_copies(settings, series, shown, time.time())
     else:
         _delete_folders(settings, job)
@@ -126,8 +136,8 @@ def _delete_folders(settings: Settings, job: Job) -> int:
 
 
 def _confirmed(series: Series) -> bool:
-    """Tell whether the PACS has shown the result of a series that is done."""
+    """Tell whether the PACS has shown the result of a series that is done, and is to have it."""
     if series.state != State.DONE.value:
         return True
     newest = Job.select().where(Job.series == series).order_by(Job.id.desc()).first()
-    return newest is not None and newest.delivered_at is not None
+    return newest is not None and (newest.delivered_at is not None or not goes_to_pacs(newest))

@@ -37,8 +37,8 @@ from mrisr_node.records import (
 from mrisr_node.settings import Settings
 
 __all__ = [
-    "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files", "wake",
-    "with_given_files",
+    "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files", "owner_of",
+    "wake", "with_given_files",
 ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     study = dict(wish.study) if wish.study is not None else None
     words = f"NIfTI, {' × '.join(map(str, facts['shape']))} voxels"
     description = (study or {}).get("SeriesDescription", "") or words
-    series = _new_series(owner, "nifti", description, words)
+    series = _new_series(owner, "nifti", description, words, study)
     NiftiSeries.create(
         series=series,
         file=wish.file,
@@ -128,12 +128,19 @@ def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
     return series
 
 
-def _new_series(owner: str, kind: str, description: str, words: str) -> Series:
+def _new_series(
+    owner: str, kind: str, description: str, words: str, study: Mapping[str, str] | None = None
+) -> Series:
+    study = study or {}
     series: Series = Series.create(
         series_instance_uid=generate_uid(prefix=None),
         study_instance_uid=generate_uid(prefix=None),
         modality="MR",
         description=description,
+        patient_id=study.get("PatientID", ""),
+        patient_name=study.get("PatientName", ""),
+        accession_number=study.get("AccessionNumber", ""),
+        study_date=study.get("StudyDate", ""),
         sender=owner,
         state=State.QUEUED.value,
         reason=words,
@@ -183,7 +190,7 @@ def with_given_files(workspace: Workspace, series: Series) -> Workspace:
 
 def keep_files(settings: Settings, job: Job) -> None:
     """Have what a job wrote of a file downloaded from now on, instead of what it wrote before."""
-    owner = _owner_of(job)
+    owner = owner_of(job)
     if owner is None:
         return
     settings.files_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -213,7 +220,7 @@ def keep_files(settings: Settings, job: Job) -> None:
         (settings.files_dir / old.key).unlink(missing_ok=True)
 
 
-def _owner_of(job: Job) -> str | None:
+def owner_of(job: Job) -> str | None:
     """Return whose files a job is made of; None where it is made of none."""
     for kind in (NiftiSeries, PairsSeries):
         row = kind.get_or_none(kind.series == job.series_id)

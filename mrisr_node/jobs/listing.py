@@ -98,6 +98,8 @@ def _query(state: JobState | None, series: int | None) -> Any:  # noqa: ANN401 -
             (active, JobState.WAITING.value),
             (newest & (Series.state == State.FAILED.value), JobState.FAILED.value),
             (newest & (Series.state == State.CANCELLED.value), JobState.CANCELLED.value),
+            # What is made of files is done without the PACS.
+            (newest & (Series.state == State.DONE.value), JobState.DONE.value),
             (Job.delivered_at.is_null(False), JobState.DONE.value),
         ),
         JobState.SUPERSEDED.value,

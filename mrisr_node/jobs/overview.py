@@ -27,7 +27,7 @@ class Action(StrEnum):
     SEND_AGAIN = "send-again"
     """The PACS did not take its result, which is kept."""
     AGAIN = "again"
-    """Have it processed again, though it was."""
+    """Have it processed again, though it was; of files, others are begun instead."""
     DELETE = "delete"
     """Delete the local copies."""
 
@@ -171,7 +171,7 @@ def _actions(series: Any, job: Job | None, dead: bool) -> Iterator[Action]:  # n
         yield Action.CANCEL
     if state in (State.FAILED, State.CANCELLED):
         yield Action.SEND_AGAIN if dead else Action.RETRY
-    if state in (State.DONE, State.SKIPPED):
+    if state in (State.DONE, State.SKIPPED) and series.format == "dicom":
         yield Action.AGAIN
     over = state in (State.DONE, State.SKIPPED, State.FAILED, State.CANCELLED)
     if over and job is not None and series.copies_deleted_at is None:

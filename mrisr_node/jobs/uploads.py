@@ -25,7 +25,7 @@ from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.durable import sync
 from mrisr_node.errors import DeliveryError, NodeError
 from mrisr_node.intake.examiner import Examined, Unusable, examine
-from mrisr_node.intake.incoming import InUse, give_up
+from mrisr_node.intake.incoming import InUse, NotReceiving, give_up
 from mrisr_node.intake.part_10 import as_received, hold_the_same
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, Header, Rejected
@@ -263,7 +263,7 @@ class Uploads:
         expired = Upload.touched_at < now - self._settings.upload_hours * _HOUR
         unfinished = Upload.state == UploadState.RECEIVING.value
         for upload in list(Upload.select().where(unfinished, expired)):
-            with suppress(InUse):
+            with suppress(InUse, NotReceiving):
                 give_up(self._settings, upload)
         days = self._settings.retention_files_days
         if days is not None:

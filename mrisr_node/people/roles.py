@@ -17,7 +17,8 @@ class Permission(StrEnum):
     STORE = "store"
     """Bring images in: uploads, STOW-RS."""
     OPERATE = "operate"
-    """Begin, cancel, repeat and delete jobs; release from quarantine or delete there."""
+    """Begin, cancel, repeat and delete jobs; delete one's files; release from quarantine or delete
+    there."""
     ADMIN = "admin"
     """Users, everybody's tokens, and the audit trail."""
 

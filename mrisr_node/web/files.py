@@ -19,6 +19,7 @@ from mrisr_node.records import NiftiSeries, StoredFile
 from mrisr_node.settings import Settings
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.subjects import Subject, concerns_each, subject_of
+from mrisr_node.web.validators import is_unchanged
 
 __all__ = ["FileView", "file_view", "files_router", "own_file"]
 
@@ -78,7 +79,7 @@ def files_router(settings: Settings) -> APIRouter:
             "Cache-Control": "private, no-cache",
         }
         # FileResponse knows ranges and If-Range.
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
+        if is_unchanged(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return FileResponse(path, media_type=file.media_type, headers=headers)
 
@@ -87,6 +88,7 @@ def files_router(settings: Settings) -> APIRouter:
         summary="Delete a file",
         status_code=204,
         responses={409: {"description": "a job works with it"}},
+        dependencies=[allow(Permission.OPERATE)],
     )
     def delete(request: Request, key: str) -> None:
         if not delete_file(settings, own_file(request, key)):

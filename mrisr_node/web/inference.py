@@ -25,7 +25,7 @@ from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
-from mrisr_node.web.series import JSON_NUMBER, Id
+from mrisr_node.web.series import JSON_NUMBER, Id, Limit, Offset
 from mrisr_node.web.subjects import concerns_each, subject_of
 from mrisr_node.web.viewer import comparison_path
 from mrisr_node.web.zipped import zipped
@@ -172,8 +172,8 @@ def inference_router(settings: Settings) -> APIRouter:
     @router.get("", summary="List your files that are processed")
     def list_inference(
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        limit: Annotated[Limit, Query()] = 50,
+        offset: Annotated[Offset, Query()] = 0,
     ) -> InferenceList:
         own = NiftiSeries.select().where(NiftiSeries.owner == request.state.person.username)
         rows = own.order_by(NiftiSeries.id.desc()).limit(limit).offset(offset)

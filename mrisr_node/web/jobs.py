@@ -12,10 +12,11 @@ from mrisr_node.jobs.asking import Answer, ask_for
 from mrisr_node.jobs.cancellation import CannotCancel, cancel
 from mrisr_node.jobs.copies import StillNeeded, delete_job
 from mrisr_node.jobs.dead_letters import NoDeadLetter, send_again, send_all_again
+from mrisr_node.jobs.given_files import owner_of
 from mrisr_node.jobs.listing import JobOverview, JobState, count_jobs, find_job, list_jobs
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import StateError
+from mrisr_node.records import Job, StateError
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
 from mrisr_node.web.idempotency import IdempotentRoute
@@ -226,8 +227,11 @@ def jobs_router(settings: Settings) -> APIRouter:
         dependencies=operate,
         responses=_OUTAGE,
     )
-    def delete(job_id: Id) -> None:
+    def delete(job_id: Id, request: Request) -> None:
         _known(job_id)
+        person, owner = request.state.person, owner_of(Job.get_by_id(job_id))
+        if owner not in (None, person.username) and Permission.ADMIN not in person.permissions:
+            raise HTTPException(403, f"its files are {owner}'s; ask them, or an administrator")
         try:
             delete_job(settings, job_id, Pacs(settings).instances)
         except StillNeeded as error:

@@ -22,7 +22,7 @@ from mrisr_node.volumes.degradation import SliceProfile
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
-from mrisr_node.web.series import Id
+from mrisr_node.web.series import Id, Limit, Offset
 from mrisr_node.web.stages import TimeLeft, time_left
 
 __all__ = ["PairsView", "pairs_router"]
@@ -116,8 +116,8 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
     @router.get(_ROOT, summary="List your datasets")
     def list_pairs(
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        limit: Annotated[Limit, Query()] = 50,
+        offset: Annotated[Offset, Query()] = 0,
     ) -> PairsList:
         own = PairsSeries.select().where(PairsSeries.owner == request.state.person.username)
         rows = own.order_by(PairsSeries.id.desc()).limit(limit).offset(offset)

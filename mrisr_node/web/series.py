@@ -21,6 +21,9 @@ from mrisr_node.web.viewer import comparison_path, study_path
 
 __all__ = [
     "JSON_NUMBER",
+    "Id",
+    "Limit",
+    "Offset",
     "SeriesList",
     "SeriesView",
     "Uid",

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from mrisr_node.durable import is_disk_full
-from mrisr_node.intake.incoming import InUse, Part, give_up, lacks_room
+from mrisr_node.intake.incoming import InUse, NotReceiving, Part, give_up, lacks_room
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import Upload, UploadState, transaction
 from mrisr_node.settings import Settings
@@ -177,10 +177,10 @@ def tus_router(settings: Settings) -> APIRouter:
             raise _refusal(415, f"bytes are sent as {_BODY}")
         start, digest = _number(offset), _digest_of(checksum)
         upload = await run_in_threadpool(_own, request, key)
-        if upload.state != UploadState.RECEIVING.value:
-            raise _refusal(409, "this upload is whole already")
         try:
             part = await run_in_threadpool(Part, settings, upload)
+        except NotReceiving as error:
+            raise _refusal(409, str(error)) from error
         except InUse as error:
             raise _refusal(423, "another request is writing to this upload; try again") from error
         try:
@@ -211,10 +211,10 @@ def tus_router(settings: Settings) -> APIRouter:
         if version is not None:
             _require_version(version)
         upload = _own(request, key)
-        if upload.state in (UploadState.CHECKING.value, UploadState.SENDING.value):
-            raise _refusal(409, "this upload is being worked on; look again in a moment")
         try:
             give_up(settings, upload)
+        except NotReceiving as error:
+            raise _refusal(409, "this upload is being worked on; look again in a moment") from error
         except InUse as error:
             raise _refusal(423, "another request is writing to this upload; end it") from error
         return Response(status_code=204, headers=headers())

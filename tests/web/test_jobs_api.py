@@ -11,6 +11,7 @@ import pytest
 from web_door import served
 from web_samples import as_file, make_study
 
+from mrisr_node.jobs import asking
 from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.node.orthanc import OrthancProcess
@@ -187,6 +188,14 @@ def test_results_are_no_series_to_ask_for(tool, study):
     assert (alone.status_code, "results" in alone.json()["detail"]) == (409, True)
 
 
+def test_what_was_made_of_a_file_is_not_asked_for(tool, study):
+    series = add(study.source_uid, State.DONE, {"delivered_at": 1.0}, study=study.study)
+    Series.update(format="nifti").where(Series.id == series.id).execute()
+    answer = begin(tool, study.study, study.source_uid, again=True)
+    assert (answer.status_code, "no MR" in answer.json()["detail"]) == (409, True)
+    assert Series.get_by_id(series.id).state == State.DONE
+
+
 def test_what_was_processed_is_processed_again_only_on_demand(tool, study, door):
     series = add(study.source_uid, State.DONE, {"delivered_at": 1.0}, study=study.study)
     keep(door, series, study.source)
@@ -200,6 +209,27 @@ def test_what_was_processed_is_processed_again_only_on_demand(tool, study, door)
     assert Transition.get(Transition.series == series).reason == "asked for by admin"
     twice = begin(tool, study.study, study.source_uid, again=True)
     assert twice.json()["items"][0]["answer"] == "under way"
+
+
+def test_a_pacs_that_does_not_send_leaves_all_as_it_was(tool, study, door, monkeypatch):
+    series = add(study.source_uid, State.DONE, {"delivered_at": 1.0}, study=study.study)
+    keep(door, series, study.source)
+    for instance in series.instances:
+        (door.settings.spool_dir / instance.path).unlink()
+    Series.update(copies_deleted_at=1.0).where(Series.id == series.id).execute()
+    before = Series.select().dicts().get()
+    # Orthanc knows no such peer.
+    monkeypatch.setattr(asking, "MODALITY", "nobody")
+    assert begin(tool, study.study, study.source_uid, again=True).status_code == 503
+    assert Series.select().dicts().get() == before
+    assert series.instances.count() == len(study.source)
+    monkeypatch.undo()
+    # What arrives before the series is open again stays.
+    early = series.instances.get()
+    (door.settings.spool_dir / early.path).write_bytes(b"")
+    assert begin(tool, study.study, study.source_uid, again=True).status_code == 202
+    assert [one.id for one in series.instances] == [early.id]
+    assert Series.get_by_id(series.id).state == State.RECEIVING
 
 
 def test_what_the_pacs_does_not_have(tool, study):

@@ -255,6 +255,28 @@ def test_what_changes_nothing_needs_read_at_least(routes):
     assert {path.split("/")[2] for path in free} <= {"auth", "openapi.json"}
 
 
+_CHANGED_BY_READERS = {
+    ("POST", "/api/series/search"): "names are looked for in a body, as addresses are logged",
+    ("POST", "/dicom-web/1"): "asks for store or report, by what comes and from whom",
+    ("POST", "/sign-out"): "ends one's own session",
+    ("POST", "/account/password"): "is one's own",
+    ("POST", "/account/tokens"): "makes one's own, for no more than one may",
+    ("POST", "/account/tokens/1"): "revokes one's own",
+}
+
+
+def test_whoever_may_read_changes_nothing(routes):
+    """But their own account; whatever else is found here is named above, with its reason."""
+    found = {
+        (route.method, route.path)
+        for route in routes
+        if route.method not in ("GET", "HEAD")
+        and route.needs <= {Permission.READ}
+        and not route.path.startswith("/api/auth/")
+    }
+    assert found == set(_CHANGED_BY_READERS)
+
+
 @pytest.mark.parametrize("path", ["/", "/api/jobs", "/viewer/", "/dicom-web/studies", "/no/such"])
 def test_headers_are_on_every_answer(door, path):
     for headers in ({}, bearer(door.token)):

@@ -17,6 +17,7 @@ import pytest
 from tus_client import TUS, Sender
 from web_door import Door, served
 
+from mrisr_node.intake.incoming import NotReceiving, Part, give_up
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.people.tokens import create_token
@@ -170,6 +171,27 @@ def test_what_never_became_durable_is_cut_off(door, sender):
         file.write(b"from a server that was killed")
     assert sender.put(where, 3, b"def").status_code == 204
     assert path.read_bytes() == b"abcdef"
+
+
+def test_a_request_that_comes_late_harms_nothing(door, sender):
+    """It read the records before the last byte came, and goes on after it."""
+    where = sender.begin(6)
+    key = where.rsplit("/", 1)[1]
+    late = Upload.get(Upload.key == key)
+    assert sender.put(where, 0, b"abcdef").status_code == 204
+    path = door.settings.uploads_dir / key
+    for _ in range(2):
+        with pytest.raises(NotReceiving):
+            Part(door.settings, late)
+        with pytest.raises(NotReceiving):
+            give_up(door.settings, late)
+        now = Upload.get(Upload.key == key)
+        assert (now.offset, now.state, path.read_bytes()) == (6, "checking", b"abcdef")
+    checked(door, key)
+    assert not path.exists()
+    with pytest.raises(NotReceiving):
+        Part(door.settings, late)
+    assert (Upload.get(Upload.key == key).offset, path.exists()) == (6, False)
 
 
 def test_ranges_and_conditions(door, tool, sender):

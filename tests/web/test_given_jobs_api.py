@@ -1,0 +1,105 @@
+"""Jobs on files that were given, over HTTP: the PACS, of which there is none here, has no part."""
+
+from __future__ import annotations
+
+import pytest
+from given_samples import end, given, given_for_pairs, stored
+from web_door import served
+
+from mrisr_node.people.roles import Role
+from mrisr_node.people.tokens import create_token
+from mrisr_node.people.users import add_user
+from mrisr_node.records import Job, Series, State, StoredFile
+
+
+@pytest.fixture(scope="module")
+def door(make_settings):
+    with served(make_settings()) as running:
+        add_user("operator", Role.OPERATOR)
+        yield running
+
+
+@pytest.fixture
+def tool(door):
+    with door.tool() as client:
+        yield client
+    Series.delete().execute()
+    StoredFile.delete().execute()
+
+
+@pytest.mark.parametrize("make", [given, given_for_pairs])
+def test_what_is_done_without_the_pacs_is_done(tool, door, make):
+    job = make(door.settings)
+    end(door.settings, job)
+    assert tool.get(f"/api/jobs/{job.id}").json()["state"] == "done"
+    listed = tool.get("/api/jobs", params={"state": "done"}).json()
+    assert [one["id"] for one in listed["items"]] == [job.id]
+    assert tool.get("/api/jobs", params={"state": "superseded"}).json()["total"] == 0
+
+
+@pytest.mark.parametrize("make", [given, given_for_pairs])
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
+    job = make(door.settings)
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 409
+    made = end(door.settings, job, state)
+    [given_file] = StoredFile.select().where(StoredFile.job.is_null())
+    row = tool.get(f"/api/series/{job.series_id}").json()
+    assert row["actions"] == (["delete"] if state is State.DONE else ["retry", "delete"])
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 204
+    assert tool.get(f"/api/jobs/{job.id}").status_code == 404
+    assert tool.get(f"/api/files/{made.key}").status_code == 404
+    assert not (door.settings.files_dir / made.key).exists()
+    assert not (door.settings.work_dir / str(job.id)).exists()
+    # What was uploaded is deleted by itself.
+    assert tool.get(f"/api/files/{given_file.key}").status_code == 200
+
+
+def test_a_job_whose_result_goes_to_the_pacs_stays_until_it_is_there(tool, door):
+    job = given(door.settings, {"PatientID": "A-1"})
+    end(door.settings, job)
+    refused = tool.delete(f"/api/jobs/{job.id}")
+    assert (refused.status_code, "not shown" in refused.json()["detail"]) == (409, True)
+    Job.update(delivered_at=1.0).where(Job.id == job.id).execute()
+    assert tool.delete(f"/api/jobs/{job.id}").status_code == 204
+
+
+def test_files_of_others_stay(door):
+    job = given(door.settings)
+    made = end(door.settings, job)
+    token = create_token("operator", "operator")
+    with door.client(Authorization=f"Bearer {token}") as client:
+        answer = client.delete(f"/api/jobs/{job.id}")
+    assert (answer.status_code, "administrator" in answer.json()["detail"]) == (403, True)
+    assert (door.settings.files_dir / made.key).exists()
+
+
+def test_a_file_that_becomes_a_study_is_found_by_its_patient(tool, door):
+    names = {"PatientID": "A-17", "PatientName": "Müller^Anna", "AccessionNumber": "ACC-9",
+             "StudyDate": "20261124"}  # fmt: skip
+    job = given(door.settings, names)
+    given(door.settings)
+    for words in ("anna muller", "a-17", "acc-9"):
+        [found] = tool.post("/api/series/search", json={"q": words}).json()["items"]
+        assert (found["id"], found["study_date"]) == (job.series_id, "20261124")
+
+
+@pytest.mark.parametrize("path", [
+    "/api/inference/{}", "/api/inference/{}/zip", "/api/pairs/{}", "/api/results/{}",
+    "/api/results/{}/previews/axial/result", "/api/results/{}/dicom", "/results/{}",
+])  # fmt: skip
+def test_a_number_that_is_no_id(tool, path):
+    for number in (10**20, 2**63, 0, -1):
+        assert tool.get(path.format(number)).status_code == 422
+    assert tool.get(path.format(2**63 - 1)).status_code == 404
+
+
+def test_what_the_client_has_is_not_sent_again(tool, door):
+    file = stored(door.settings)
+    tag = f'"{file.sha256}"'
+    for known, status in (
+        (tag, 304), (f"W/{tag}", 304), (f'"a", {tag}', 304), ("*", 304), (f'"x{tag[1:]}', 200),
+        (f'"a{tag}', 200),
+    ):  # fmt: skip
+        answer = tool.get(f"/api/files/{file.key}", headers={"If-None-Match": known})
+        assert answer.status_code == status, known
