@@ -24,6 +24,12 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger(__name__)
 
+# Where no route says more than the status does.
+_WHAT_TO_DO = {
+    404: "there is nothing at this address; /api/openapi.json lists what there is in the API",
+    405: "this address does not take this method; /api/openapi.json lists the methods of each",
+}
+
 
 class WrongValue(BaseModel):
     """A value that cannot be used; what it was is not said, for it may be anyone's name."""
@@ -69,29 +75,39 @@ def mistake() -> JSONResponse:
 def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
     """Make every error of `app` a problem document, or a page for whoever looks at pages."""
 
+    def page(
+        request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        said = {
+            "person": getattr(request.state, "person", None),
+            "title": HTTPStatus(status).phrase,
+            "detail": detail,
+        }
+        return templates.TemplateResponse(
+            request, "problem.html", said, status_code=status, headers=headers
+        )
+
     def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
+        detail = str(error.detail)
+        if detail == HTTPStatus(error.status_code).phrase:
+            detail = _WHAT_TO_DO.get(error.status_code, detail)
         headers = dict(error.headers or {})
         if error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(_methods_of(request))
-        if not _is_page(request):
-            return problem(error.status_code, str(error.detail), headers=headers)
-        said = {
-            "person": getattr(request.state, "person", None),
-            "title": HTTPStatus(error.status_code).phrase,
-            "detail": error.detail,
-        }
-        return templates.TemplateResponse(
-            request, "problem.html", said, status_code=error.status_code, headers=headers
-        )
+        if _is_page(request):
+            return page(request, error.status_code, detail, headers)
+        return problem(error.status_code, detail, headers=headers)
 
-    def of_validation(_request: Request, error: Exception) -> JSONResponse:
+    def of_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         # What was sent may be anyone's name: only where it is wrong and why goes back.
         errors = [{"where": list(e["loc"]), "why": e["msg"]} for e in error.errors()]
-        return problem(
-            422, "the request has values that cannot be used", errors=jsonable_encoder(errors)
-        )
+        detail = "the request has values that cannot be used"
+        if _is_page(request):
+            wrong = "; ".join(f"{e['where'][-1]}: {e['why']}" for e in errors)
+            return page(request, 422, f"{detail}: {wrong}. Go back and change them.")
+        return problem(422, detail, errors=jsonable_encoder(errors))
 
     def of_records(_request: Request, error: Exception) -> JSONResponse:
         _log.warning("the records cannot be used: %s", words_of(error))

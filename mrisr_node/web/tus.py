@@ -194,7 +194,8 @@ def tus_router(settings: Settings) -> APIRouter:
                 await run_in_threadpool(part.close)
         if wrong:
             return JSONResponse(
-                {"type": "about:blank", "title": "Checksum Mismatch", "status": 460,
+                {"type": "https://tus.io/protocols/resumable-upload#checksum",
+                 "title": "Checksum Mismatch", "status": 460,
                  "detail": "the bytes arrived damaged and were dropped; send them again"},
                 status_code=460, headers=headers(), media_type="application/problem+json",
             )  # fmt: skip

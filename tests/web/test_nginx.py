@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from nginx import NGINX, proxied
 from test_storing import message, post, stored
 from web_door import Door
 from web_samples import SampleStudy, as_file, make_study
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from mrisr_node.people.tokens import create_token
 
@@ -122,3 +125,13 @@ def test_the_node_is_asked_once_for_a_series(tool, study, proxy):
     assert all(by_nginx(tool.get(frame)) for frame in frames)
     assert len([path for path in kept.rglob("*") if path.is_file()]) >= 1
     assert len(list(kept.rglob("*"))) <= before + 2
+
+
+def test_events_come_over_a_websocket(proxy, door):
+    url = proxy[0].replace("http", "ws") + "/api/events/ws"
+    headers = {"Authorization": f"Bearer {door.token}"}
+    with connect(url, additional_headers=headers, proxy=None) as over:
+        assert json.loads(over.recv(timeout=30))["event"] == "hello"
+    with pytest.raises(InvalidStatus) as refused, connect(url, proxy=None):
+        pass
+    assert refused.value.response.status_code == 401
