@@ -158,6 +158,43 @@ def keep_upload(page: Page, door: str) -> None:
     keep("upload", settled(page.locator("body")))
 
 
+def keep_one_series(page: Page, door: str) -> None:
+    """Keep the page of the series that is done."""
+    page.goto(door)
+    page.get_by_role("row").filter(has=page.locator("a.result")).locator("a.description").click()
+    page.wait_for_url("**/series/*")
+    page.locator("#jobs section").first.wait_for()
+    keep("one-series", settled(page.locator("body")))
+
+
+def keep_pairs(page: Page, door: str) -> None:
+    """Ask for pairs of the uploaded file, and keep the page."""
+    page.goto(urljoin(door, "/pairs"))
+    page.locator("#scans input").first.check()
+    page.get_by_label("Contrast").select_option("T1w")
+    page.get_by_role("button", name="Make pairs").click()
+    page.locator("#rows .state").first.wait_for()
+    keep("pairs", settled(page.locator("body")))
+
+
+def keep_people(page: Page, door: str) -> None:
+    """Add users and a token, and keep the pages about people."""
+    page.goto(urljoin(door, "/users"))
+    for name, role in (("ada", "viewer"), ("grace", "operator")):
+        page.get_by_label("User name").fill(name)
+        page.get_by_role("combobox", name="Role", exact=True).select_option(role)
+        page.get_by_role("button", name="Add user").click()
+        page.get_by_role("button", name=f"Disable {name}").wait_for()
+    page.goto(urljoin(door, "/account"))
+    page.get_by_label("What it is for").fill("3D Slicer")
+    page.get_by_role("button", name="Make token").click()
+    page.get_by_role("button", name="Revoke the token 3D Slicer").wait_for()
+    # Without what is shown only once.
+    for name in ("users", "account", "audit"):
+        page.goto(urljoin(door, f"/{name}"))
+        keep(name, settled(page.locator("body")))
+
+
 def main() -> None:
     """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
@@ -175,6 +212,7 @@ def main() -> None:
         result.click()
         page.wait_for_url("**/results/*")
         keep("result", settled(page.locator("body")))
+        keep_one_series(page, door)
         keep_upload(page, door)
         page.goto(address)
         grid = page.locator('[data-cy="viewport-grid"]')
@@ -184,6 +222,8 @@ def main() -> None:
         page.keyboard.press("Escape")
         keep_layouts(page, grid)
         keep_documents(page, address, grid)
+        keep_pairs(page, door)
+        keep_people(page, door)
         browser.close()
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mrisr_node.errors import ConversionError
 from mrisr_node.volumes.geometry import Affine, Volume, ras_to_lps, spacing_of
 
-__all__ = ["GZIP", "NiftiFacts", "nifti_facts", "read_slices", "slice_axis_of"]
+__all__ = ["GZIP", "NiftiFacts", "nifti_facts", "read_slices"]
 
 # A head at half a millimetre has 100 million; each takes four bytes, several times over.
 _MOST_VOXELS = 1 << 27
@@ -78,11 +78,6 @@ def nifti_facts(path: Path, *, packed: bool) -> NiftiFacts:
     except (OSError, EOFError, zlib.error) as error:
         raise ConversionError("the file is damaged: it cannot be unpacked; make it anew") from error
     return NiftiFacts(shape, spacing_of(affine))
-
-
-def slice_axis_of(facts: NiftiFacts) -> int:
-    """Return the axis across the slices: the one along which voxels are longest."""
-    return int(np.argmax(facts.spacing_mm))
 
 
 def read_slices(path: Path, axis: int) -> tuple[Volume, str]:

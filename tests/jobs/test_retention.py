@@ -1,7 +1,5 @@
 """What goes when, what stays, what a crash leaves, and what comes again."""
 
-import os
-import threading
 import time
 from pathlib import Path
 
@@ -11,12 +9,10 @@ from pydicom import dcmread
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.assembly import Assembly
-from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.overview import find
 from mrisr_node.jobs.reconcile import Reconciler
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.jobs.retention import Retention
-from mrisr_node.jobs.rounds import Rounds
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Instance, Job, Rejection, Series, State, open_records
 from mrisr_node.results.delivery import Pacs
@@ -392,78 +388,3 @@ def test_quarantine_goes_after_its_days(settings, clock):
     _retention(settings, clock).sweep()
     assert [row.id for row in Rejection.select()] == [2]
     assert len(list(settings.quarantine_dir.iterdir())) == 1
-
-
-def _aged(path, days=2.0):
-    at = time.time() - days * DAY
-    os.utime(path, (at, at))
-    return path
-
-
-def _file(path, days=2.0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
-    return _aged(path, days)
-
-
-def test_leftovers_older_than_a_day_go_and_what_is_named_or_new_stays(settings, samples):
-    _store(settings, samples[0].paths)
-    named = [_aged(path) for path in _files(settings)]
-    refuse(settings, b"refused", "junk")
-    [kept] = [_aged(path) for path in settings.quarantine_dir.iterdir()]
-    gone = [
-        _file(settings.spool_dir / ("0" * 40) / "orphan.dcm"),
-        _file(named[0].parent / f".{named[0].name}.123.456"),
-        _file(settings.quarantine_dir / "orphan.dcm"),
-        _file(settings.spool_dir / "drafts" / "1-2-3"),
-    ]
-    new = [
-        _file(settings.spool_dir / ("1" * 40) / "arriving.dcm", 0.9),
-        _file(settings.quarantine_dir / "arriving.dcm", 0.9),
-    ]
-    _aged(settings.spool_dir / ("0" * 40))
-    remove_leftovers(settings, time.time())
-    assert not any(path.exists() for path in gone)
-    assert all(path.exists() for path in [*named, kept, *new])
-    # An empty folder goes the next time it is looked at, the one for drafts never.
-    _aged(settings.spool_dir / ("0" * 40))
-    _aged(settings.spool_dir / "drafts")
-    remove_leftovers(settings, time.time())
-    assert not (settings.spool_dir / ("0" * 40)).exists()
-    assert (settings.spool_dir / "drafts").is_dir()
-
-
-def test_job_folders_that_nobody_needs_go(settings, samples):
-    failed = _received(settings, samples[0], State.FAILED)
-    done = _received(settings, samples[1], State.DONE)
-    superseded = Job.select().where(Job.series == failed).get()
-    newest = Job.create(series=failed, recipe="native")
-    working = Job.create(series=done, recipe="native", lease_owner="elsewhere:1:x")
-    finished = Job.select().where(Job.series == done).order_by(Job.id).first()
-    for number in (superseded.id, newest.id, working.id, finished.id, 4711):
-        _aged(_file(settings.work_dir / str(number) / "thin.nii.gz").parent)
-    fresh = _file(settings.work_dir / "4712" / "thin.nii.gz", 0.5).parent
-    other = _aged(_file(settings.work_dir / "notes" / "x").parent)
-    remove_leftovers(settings, time.time())
-    left = {path.name for path in settings.work_dir.iterdir()}
-    assert left == {str(newest.id), str(working.id), fresh.name, other.name}
-
-
-def test_the_rounds_tidy_up(settings, samples):
-    """Also while the PACS is down, which keeps the series."""
-    _received(settings, samples[0], State.DONE)
-    Series.update(state_at=1.0).execute()
-    refuse(settings, b"old", "junk")
-    Rejection.update(at=1.0).execute()
-    orphan = _file(settings.spool_dir / ("0" * 40) / "orphan.dcm")
-    stop = threading.Event()
-    rounds = threading.Thread(target=Rounds(settings).run, args=(stop,))
-    rounds.start()
-    deadline = time.monotonic() + 60
-    while orphan.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stop.set()
-    rounds.join()
-    assert not orphan.exists()
-    assert Rejection.select().count() == 0
-    assert len(_files(settings)) == SLICES

@@ -1,12 +1,14 @@
 // Shows what is in quarantine. It changes seldom, so it is read when the page is opened and after
 // each thing that is done here.
 
+import { ask, bytes, sure, time } from '/pages/words.js';
+
+const ADDRESS = '/api/quarantine';
 const PAGE = 25;
 
 const rows = document.getElementById('rows');
 const pages = document.querySelector('.pages');
 const template = document.getElementById('row');
-const confirm = document.getElementById('confirm');
 
 let offset = 0;
 
@@ -17,26 +19,11 @@ show(0);
 async function show(from) {
   offset = from;
   await told(async () => {
-    let list = await ask(`?${new URLSearchParams({ limit: PAGE, offset })}`);
+    let list = await ask(`${ADDRESS}?${new URLSearchParams({ limit: PAGE, offset })}`);
     // The last object of the last page was taken away.
     if (!list.items.length && offset > 0) return show(Math.max(0, offset - PAGE));
     draw(list);
   });
-}
-
-async function ask(what, method = 'GET') {
-  let answer;
-  try {
-    answer = await fetch(`/api/quarantine${what}`, { method, headers: { Accept: 'application/json' } });
-  } catch {
-    throw new Error('The node cannot be reached.');
-  }
-  if (answer.status === 401) {
-    location.assign('/sign-in?next=/quarantine');
-    throw new Error('Your session has ended.');
-  }
-  if (!answer.ok) throw new Error((await answer.json()).detail);
-  return answer.status === 204 ? null : answer.json();
 }
 
 // Does something and says on the page what went wrong with it.
@@ -64,11 +51,8 @@ function draw(list) {
 function newRow(entry) {
   const row = template.content.firstElementChild.cloneNode(true);
   const part = name => row.querySelector(`.${name}`);
-  const at = new Date(entry.at * 1000);
-  const time = row.querySelector('time');
-  const when = at.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
-  time.dateTime = at.toISOString();
-  time.textContent = when;
+  time(part('at'), entry.at);
+  const when = part('at').textContent;
   const from = [entry.sender, entry.address].filter(Boolean).join(' at ');
   part('origin').textContent = from ? `from ${from}` : '';
   part('size').textContent = entry.size === null ? 'its file is gone' : bytes(entry.size);
@@ -84,7 +68,7 @@ function newRow(entry) {
 }
 
 async function facts(row, entry) {
-  const found = (await ask(`/${entry.key}`)).facts;
+  const found = (await ask(`${ADDRESS}/${entry.key}`)).facts;
   const list = row.querySelector('.facts');
   list.replaceChildren(...Object.entries(found).flatMap(([name, value]) => {
     const term = document.createElement('dt');
@@ -98,26 +82,17 @@ async function facts(row, entry) {
 }
 
 async function release(entry) {
-  const { outcome, released } = await ask(`/${entry.key}/release`, 'POST');
+  const { outcome, released } = await ask(`${ADDRESS}/${entry.key}/release`, 'POST');
   say('outcome', released ? `Released: ${outcome}.` : `Not released: ${outcome}.`);
   await show(offset);
 }
 
 async function remove(entry, when) {
-  say('question', `Delete the object of ${when} for good? Nobody else may have it.`);
-  confirm.returnValue = '';
-  confirm.showModal();
-  await new Promise(closed => confirm.addEventListener('close', closed, { once: true }));
-  if (confirm.returnValue !== 'delete') return;
-  await ask(`/${entry.key}`, 'DELETE');
+  const question = `Delete the object of ${when} for good? Nobody else may have it.`;
+  if (!(await sure(question, 'Delete'))) return;
+  await ask(`${ADDRESS}/${entry.key}`, 'DELETE');
   say('outcome', 'Deleted.');
   await show(offset);
-}
-
-function bytes(size) {
-  if (size < 1000) return `${size} bytes`;
-  if (size < 1e6) return `${(size / 1e3).toFixed(0)} kB`;
-  return `${(size / 1e6).toFixed(1)} MB`;
 }
 
 function say(id, what) {

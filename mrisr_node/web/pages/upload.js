@@ -1,6 +1,7 @@
 // Uploads files, one after the other, and shows what became of each.
 
 import { Transfer } from '/pages/tus.js';
+import { ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text } from '/pages/words.js';
 
 const EVERY_MS = 2000;
 const RATE_MS = 10000;
@@ -9,12 +10,10 @@ const WORDS = {
 };
 const AXES = ['first axis', 'second axis', 'third axis'];
 
-const main = document.querySelector('main');
 const rows = document.getElementById('rows');
 const template = document.getElementById('row');
 const drop = document.getElementById('drop');
 const input = document.getElementById('files');
-const confirm = document.getElementById('confirm');
 const process = document.getElementById('process');
 const form = process.querySelector('form');
 
@@ -22,10 +21,7 @@ const waiting = [];
 let current = null;
 let timer;
 
-input.addEventListener('change', () => {
-  add(input.files);
-  input.value = '';
-});
+input.addEventListener('change', choose);
 for (const name of ['dragenter', 'dragover']) {
   drop.addEventListener(name, event => {
     event.preventDefault();
@@ -44,10 +40,17 @@ addEventListener('beforeunload', event => {
   if (current) event.preventDefault();
 });
 document.addEventListener('visibilitychange', () => document.hidden || follow());
+// Somebody may have been faster than this script.
+choose();
 follow();
 
+function choose() {
+  add(input.files);
+  input.value = '';
+}
+
 function add(files) {
-  const most = Number(main.dataset.most);
+  const most = Number(may.most);
   for (const file of files) {
     if (file.size === 0 || file.size > most) {
       say('outcome', `${file.name}: ${file.size ? `larger than ${bytes(most)}` : 'an empty file'}.`);
@@ -60,7 +63,7 @@ async function next() {
   if (current || !waiting.length) return;
   const file = waiting.shift();
   const marks = [];
-  current = new Transfer(file, main.dataset.owner, ({ offset, waiting: why }) => {
+  current = new Transfer(file, may.owner, ({ offset, waiting: why }) => {
     const now = performance.now();
     marks.push([now, offset]);
     while (marks.length > 2 && now - marks[0][0] > RATE_MS) marks.shift();
@@ -104,7 +107,7 @@ async function follow() {
     draw(list, jobs.items);
     say('connection', '');
     const still = list.items.some(one => ['receiving', 'checking', 'sending'].includes(one.state))
-      || jobs.items.some(one => ['queued', 'preparing', 'resolving', 'delivering'].includes(one.state))
+      || jobs.items.some(one => ACTIVE.includes(one.state))
       || list.items.some(one => one.kind !== 'nifti' && one.state === 'done' && !one.series.length);
     if (!still && !current) again = 0;
   } catch (error) {
@@ -159,7 +162,7 @@ function fill(row, upload, jobs) {
     bar.value = upload.offset / upload.size;
     text(part('left'), `${bytes(upload.offset)} of ${bytes(upload.size)}`);
   } else if (!receiving) text(part('left'), '');
-  part('begin').hidden = !upload.file || main.dataset.operate !== 'true';
+  part('begin').hidden = !upload.file || !may.operate;
   part('download').hidden = !upload.file;
   if (upload.file) part('download').href = `/api/files/${upload.file}`;
   part('series').hidden = !upload.series.length;
@@ -173,7 +176,7 @@ function drawJob(job) {
   const state = document.createElement('span');
   state.className = 'state';
   state.dataset.state = job.state;
-  state.textContent = job.state === 'resolving' ? 'super-resolving' : job.state;
+  state.textContent = stateName(job.state);
   item.append(state, ` ${job.reason} `);
   for (const [name, url] of [['All files', job.zip_url], ['Compare', job.viewer_url]]) {
     if (!url) continue;
@@ -227,12 +230,9 @@ function wish(upload) {
 }
 
 async function remove(upload) {
-  say('question', upload.file ? `Delete ${upload.name}? Results that were made of it stay.`
-    : `Delete ${upload.name} from this list?`);
-  confirm.returnValue = '';
-  confirm.showModal();
-  await new Promise(closed => confirm.addEventListener('close', closed, { once: true }));
-  if (confirm.returnValue !== 'delete') return;
+  const question = upload.file ? `Delete ${upload.name}? Results that were made of it stay.`
+    : `Delete ${upload.name} from this list?`;
+  if (!(await sure(question, 'Delete'))) return;
   if (current?.url?.endsWith(upload.id)) await current.giveUp();
   else {
     if (upload.file) await ask(`/api/files/${upload.file}`, 'DELETE');
@@ -241,21 +241,9 @@ async function remove(upload) {
   await follow();
 }
 
-async function ask(url, method = 'GET', body = null) {
-  let answer;
-  const headers = { Accept: 'application/json' };
-  if (body) headers['Content-Type'] = 'application/json';
-  try {
-    answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-  } catch {
-    throw new Error('The node cannot be reached.');
-  }
-  if (answer.status === 401 && !current) {
-    location.assign('/sign-in?next=/upload');
-    throw new Error('Your session has ended.');
-  }
-  if (!answer.ok) throw new Error((await answer.json()).detail);
-  return answer.status === 204 ? null : answer.json();
+// While something is sent the page stays: it goes on once somebody signs in in another tab.
+function ask(path, method, body) {
+  return askNode(path, method, body, !current);
 }
 
 async function told(act) {
@@ -267,23 +255,6 @@ async function told(act) {
   }
 }
 
-function bytes(size) {
-  if (size < 1e3) return `${size} bytes`;
-  if (size < 1e6) return `${(size / 1e3).toFixed(0)} kB`;
-  if (size < 1e9) return `${(size / 1e6).toFixed(1)} MB`;
-  return `${(size / 1e9).toFixed(2)} GB`;
-}
-
-function duration(seconds) {
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
-}
-
 function say(id, what) {
   text(document.getElementById(id), what);
-}
-
-function text(element, what) {
-  if (element.textContent !== what) element.textContent = what;
 }

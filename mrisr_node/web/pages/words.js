@@ -4,7 +4,8 @@ export const may = document.querySelector('main').dataset;
 
 export const ACTIVE = ['queued', 'preparing', 'resolving', 'delivering'];
 
-export async function ask(path, method = 'GET', body = undefined) {
+// Whose session has ended is led to sign in, unless that would break off what this page does.
+export async function ask(path, method = 'GET', body = undefined, leave = true) {
   const headers = { Accept: 'application/json' };
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   let answer;
@@ -14,7 +15,7 @@ export async function ask(path, method = 'GET', body = undefined) {
     throw new Error('The node cannot be reached.');
   }
   if (answer.status === 401) {
-    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
+    if (leave) location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
     throw new Error('Your session has ended.');
   }
   if (!answer.ok) {
@@ -63,7 +64,7 @@ export function actions(place, series, done, only = Object.keys(ACTIONS)) {
   }
 }
 
-function sure(question, verb) {
+export function sure(question, verb) {
   const dialog = document.getElementById('confirm');
   text(dialog.querySelector('p'), question);
   text(dialog.querySelector('[value=yes]'), verb);
@@ -110,6 +111,13 @@ export function duration(seconds) {
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function bytes(size) {
+  if (size < 1e3) return `${size} bytes`;
+  if (size < 1e6) return `${(size / 1e3).toFixed(0)} kB`;
+  if (size < 1e9) return `${(size / 1e6).toFixed(1)} MB`;
+  return `${(size / 1e9).toFixed(2)} GB`;
 }
 
 export function time(element, seconds, timeStyle = 'short') {
