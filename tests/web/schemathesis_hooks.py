@@ -48,5 +48,11 @@ def before_call(ctx, case, kwargs) -> None:
 
 @schemathesis.hook
 def filter_case(ctx, case) -> bool:
-    """Leave out requests that are wrong by a header nobody knows: HTTP has those ignored."""
+    """Leave out what is wrong in the generated cases themselves.
+
+    HTTP has a header ignored that nobody knows, and schemathesis 4.32 takes 0 for a checksum where
+    it cannot make a text of that pattern in time.
+    """
+    if str(case.headers.get("Upload-Checksum")) == "0":
+        return False
     return "x-schemathesis-unknown-property" not in case.headers
