@@ -60,7 +60,10 @@ def files_router(settings: Settings) -> APIRouter:
         summary="The bytes of a file, whole or in ranges",
         response_class=FileResponse,
         responses={
-            200: {"content": {"application/octet-stream": {}}},
+            200: {
+                "description": "of the `media_type` that `info` tells",
+                "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+            },
             206: {"description": "the part that Range asks for"},
             304: {"description": "If-None-Match names what the file is"},
             410: {"description": "its bytes are gone"},

@@ -120,7 +120,7 @@ class TransitionView(BaseModel):
     """One thing that happened to a series."""
 
     id: int = Field(description="the id of the event in /api/events, too")
-    source: State
+    source: State | None = Field(description="null: it began here")
     target: State
     reason: str
     at: float = Field(description="seconds since 1970")
@@ -188,7 +188,7 @@ def series_router(settings: Settings) -> APIRouter:
             items=[
                 TransitionView(
                     id=row.id,
-                    source=State(row.source),
+                    source=State(row.source) if row.source else None,
                     target=State(row.target),
                     reason=row.reason,
                     at=row.at,
