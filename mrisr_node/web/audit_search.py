@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StrictFloat
 
 from mrisr_node.people.audit import Action, AuditRow, Filter, search
 from mrisr_node.people.roles import Permission
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import JSON_NUMBER, Offset
 from mrisr_node.web.subjects import concerns
@@ -58,7 +59,7 @@ class _Page(BaseModel):
     offset: Offset = 0
 
 
-class AuditSearch(_Page):
+class AuditSearch(_Page, Body):
     """What is looked for, also by patient."""
 
     patient_id: str = Field(default="", max_length=64)

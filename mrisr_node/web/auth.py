@@ -25,6 +25,7 @@ from mrisr_node.people.tokens import TokenError, create_token, revoke_token, tok
 from mrisr_node.people.users import UserError
 from mrisr_node.records import ApiToken, User
 from mrisr_node.settings import Settings
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.guard import cookie_name
 from mrisr_node.web.limits import RateLimits, client_address
 from mrisr_node.web.permissions import allow, require
@@ -43,14 +44,14 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-class Credentials(BaseModel):
+class Credentials(Body):
     """A name and a password."""
 
     username: str = Field(max_length=64)
     password: SecretStr = Field(max_length=256)
 
 
-class RefreshToken(BaseModel):
+class RefreshToken(Body):
     """What a new access token is given for."""
 
     refresh_token: SecretStr = Field(max_length=256)
@@ -76,14 +77,14 @@ class PersonView(BaseModel):
     means: str = Field(description="cookie, access token or token")
 
 
-class PasswordChange(BaseModel):
+class PasswordChange(Body):
     """A person's own new password."""
 
     current: SecretStr = Field(max_length=256)
     new: SecretStr = Field(description=f"at least {SHORTEST} characters", max_length=256)
 
 
-class NewToken(BaseModel):
+class NewToken(Body):
     """A personal token that is wanted."""
 
     name: str = Field(

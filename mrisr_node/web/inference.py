@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field, StrictFloat
@@ -22,6 +22,7 @@ from mrisr_node.records import ACTIVE, Batch, Job, NiftiSeries, Series, State, S
 from mrisr_node.settings import Settings
 from mrisr_node.superres.card import CARD, Card
 from mrisr_node.volumes.contrast import CONTRASTS
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
@@ -39,7 +40,7 @@ _TEXT = r"^[^\\\x00-\x1f\x7f]*$"
 _Text = Annotated[str, Field(max_length=64, pattern=_TEXT)]
 
 
-class Study(BaseModel):
+class Study(Body):
     """The study that a file becomes in the PACS; what is left out is generated, or stays empty."""
 
     patient_name: _Text = Field(default="Converted^NIfTI", description="as DICOM writes it")
@@ -60,7 +61,7 @@ class Study(BaseModel):
         return given
 
 
-class Inference(BaseModel):
+class Inference(Body):
     """What is to be done with a file."""
 
     file: str = Field(description="id of an uploaded NIfTI file, under /api/files")
@@ -108,7 +109,7 @@ class InferenceList(BaseModel):
     items: list[InferenceView]
 
 
-class Together(BaseModel):
+class Together(Body):
     """Several files to process."""
 
     items: Annotated[list[Inference], Field(min_length=1, max_length=_MOST_TOGETHER)]
@@ -145,6 +146,10 @@ def inference_router(settings: Settings) -> APIRouter:
         responses={404: {"description": "there is none, or not for you"}},
     )
     operate = [allow(Permission.OPERATE)]
+    as_zip: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/zip": {}}},
+        410: {"description": "a file of it is gone"},
+    }
 
     def begin(
         request: Request, asked: Sequence[Inference], *, together: bool
@@ -188,7 +193,7 @@ def inference_router(settings: Settings) -> APIRouter:
         "/batch/{key}/zip",
         summary="What is done of several, as one ZIP file",
         response_class=StreamingResponse,
-        responses={200: {"content": {"application/zip": {}}}},
+        responses=as_zip,
     )
     def batch_files(request: Request, key: str) -> Response:
         rows = _children(_own_batch(request, key))
@@ -198,6 +203,8 @@ def inference_router(settings: Settings) -> APIRouter:
             for number, row in enumerate(rows, start=1)
             for file in _files(row)
         ]
+        if not members:
+            raise HTTPException(404, "nothing of it is done, or its files are deleted")
         told = [
             {"folder": f"{number:03d}", "name": _name(row), "state": row.series.state,
              "reason": row.series.reason}
@@ -213,7 +220,7 @@ def inference_router(settings: Settings) -> APIRouter:
         "/{series_id}/zip",
         summary="All files of a result as one ZIP file",
         response_class=StreamingResponse,
-        responses={200: {"content": {"application/zip": {}}}},
+        responses=as_zip,
     )
     def files(request: Request, series_id: Id) -> Response:
         found = _files(_own(request, series_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 
 from mrisr_node.errors import DeliveryError
 from mrisr_node.jobs.asking import Answer, ask_for
@@ -19,6 +19,7 @@ from mrisr_node.people.roles import Permission
 from mrisr_node.records import Job, StateError
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id, Limit, Offset, Uid, known_series
@@ -79,10 +80,8 @@ class JobList(BaseModel):
     items: list[JobView]
 
 
-class NewJob(BaseModel):
+class NewJob(Body):
     """A series, or all MR series of a study, that the PACS has."""
-
-    model_config = ConfigDict(extra="forbid")
 
     study_instance_uid: Uid
     series_instance_uid: Uid | None = None

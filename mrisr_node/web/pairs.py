@@ -19,6 +19,7 @@ from mrisr_node.records import ACTIVE, Job, PairsSeries, State
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.volumes.degradation import SliceProfile
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.files import FileView, file_view, own_file
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
@@ -31,7 +32,7 @@ _ROOT = "/api/pairs"
 _MOST_TOGETHER = 100
 
 
-class Pairs(BaseModel):
+class Pairs(Body):
     """What pairs are to be made of."""
 
     files: Annotated[list[str], Field(min_length=1, max_length=_MOST_TOGETHER)] = Field(

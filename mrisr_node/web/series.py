@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
@@ -14,6 +14,7 @@ from mrisr_node.jobs.recovery import retry
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import Series, State, StateError, Transition
 from mrisr_node.settings import Settings
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
 from mrisr_node.web.subjects import concerns
@@ -100,10 +101,8 @@ class SeriesList(BaseModel):
     items: list[SeriesView]
 
 
-class Search(BaseModel):
+class Search(Body):
     """What is looked for. It is a body: names in addresses would stand in logs and histories."""
-
-    model_config = ConfigDict(extra="forbid")
 
     q: str = Field(
         default="",

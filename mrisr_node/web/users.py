@@ -12,9 +12,10 @@ from mrisr_node.people.lockout import forgive, locked_until
 from mrisr_node.people.passwords import SHORTEST, UnfitPassword
 from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.users import NAME_PATTERN, NameTaken, NoSuchUser, UserError
-from mrisr_node.records import User
+from mrisr_node.records import User, transaction
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import SIGNED_IN
+from mrisr_node.web.bodies import Body
 from mrisr_node.web.permissions import allow
 
 __all__ = ["UserView", "user_view", "users_router"]
@@ -32,7 +33,7 @@ class UserView(BaseModel):
     )
 
 
-class NewUser(BaseModel):
+class NewUser(Body):
     """A user who is to be made."""
 
     # What is refused by these in the document is refused below, in better words.
@@ -46,7 +47,7 @@ class NewUser(BaseModel):
     )
 
 
-class UserChange(BaseModel):
+class UserChange(Body):
     """What is to be changed of a user; what is left out stays."""
 
     role: Role | None = None
@@ -107,10 +108,11 @@ def users_router(settings: Settings) -> APIRouter:
     def change(username: str, wanted: UserChange) -> UserView:
         known(username)
         try:
-            if wanted.role is not None:
-                users.set_role(username, wanted.role)
-            if wanted.disabled is not None:
-                (users.disable_user if wanted.disabled else users.enable_user)(username)
+            with transaction():  # both, or neither
+                if wanted.role is not None:
+                    users.set_role(username, wanted.role)
+                if wanted.disabled is not None:
+                    (users.disable_user if wanted.disabled else users.enable_user)(username)
         except UserError as error:
             raise HTTPException(409, str(error)) from error
         return known(username)

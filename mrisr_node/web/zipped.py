@@ -8,6 +8,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 __all__ = ["zipped"]
@@ -47,7 +48,15 @@ def zipped(members: Sequence[tuple[str, Path]], texts: Mapping[str, str], name: 
         More members, by name.
     name
         Of the archive, for whoever saves it.
+
+    Raises
+    ------
+    HTTPException
+        With status 410: a file is gone. Said before the first byte, while it still can be.
     """
+    gone = [inside for inside, path in members if not path.is_file()]
+    if gone:
+        raise HTTPException(410, f"the bytes of {gone[0]} are gone; process its file again")
 
     def chunks() -> Iterator[bytes]:
         sink = _Sink()

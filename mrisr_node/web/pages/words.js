@@ -28,14 +28,15 @@ export async function ask(path, method = 'GET', body = undefined, leave = true) 
 // What can be done about a series: the words on the button, and the request.
 const ACTIONS = {
   cancel: { verb: 'Cancel', request: s => ['POST', `/api/jobs/${s.job}/cancel`],
-    question: 'Stop working on this series? It can be tried again later.' },
+    question: () => 'Stop working on this series? It can be tried again later.' },
   retry: { verb: 'Try again', request: s => ['POST', `/api/series/${s.id}/retry`] },
   'send-again': { verb: 'Send again', request: s => ['POST', `/api/jobs/${s.job}/send-again`] },
   again: { verb: 'Process again', request: s => ['POST', '/api/jobs', {
     study_instance_uid: s.study_instance_uid, series_instance_uid: s.series_instance_uid,
     again: true }] },
   delete: { verb: 'Delete copies', request: s => ['DELETE', `/api/jobs/${s.job}`],
-    question: 'Delete what the node keeps of this series? The PACS keeps its own.' },
+    question: s => `Delete what the node keeps of this series? ${
+      s.study_url ? 'The PACS keeps its own.' : 'The PACS has nothing of it.'}` },
 };
 
 // Fill a place with the buttons for what can be done, keeping those that are there.
@@ -55,7 +56,7 @@ export function actions(place, series, done, only = Object.keys(ACTIONS)) {
     text(button, verb);
     button.setAttribute('aria-label', `${verb}: ${series.description || 'no description'}`);
     button.onclick = async () => {
-      if (question && !(await sure(question, verb))) return;
+      if (question && !(await sure(question(series), verb))) return;
       const [method, path, body] = request(series);
       button.disabled = true;
       done(await ask(path, method, body).then(() => '', error => error.message));
