@@ -26,7 +26,9 @@ from ingest import free_port
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings, load_settings
-from tests.survival.network_cases import NETWORK_CASES, Target
+from tests.survival.association_cases import ASSOCIATION_CASES
+from tests.survival.message_cases import MESSAGE_CASES
+from tests.survival.network_attack import Target
 from tests.survival.object_cases import OBJECT_CASES, ObjectCase, honest
 from tests.survival.peer import Peer, encoded
 from tests.survival.process import ReceiverProcess
@@ -55,7 +57,7 @@ def _sent(port: int, path: Path, case: ObjectCase) -> str:
 
 
 def _cases(target: Target) -> Iterator[tuple[str, Callable[[], str]]]:
-    for case in NETWORK_CASES:
+    for case in [*MESSAGE_CASES, *ASSOCIATION_CASES]:
         attack = case.attack
         words = (attack.__doc__ or case.name).strip().splitlines()[0].rstrip(".")
         yield words, lambda attack=attack: attack(target)  # type: ignore[misc]

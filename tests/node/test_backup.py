@@ -1,10 +1,7 @@
 """Backing up a node that goes on, and bringing it back elsewhere."""
 
 import hashlib
-import io
-import json
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -16,20 +13,17 @@ from contextlib import closing
 
 import pytest
 
-from mrisr_node import migrations, records
+from mrisr_node import records
 from mrisr_node.errors import SettingsError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.intake.quarantine import Quarantine
-from mrisr_node.intake.receiver import Receiver
-from mrisr_node.intake.sending import Destination, send_files
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.leftovers import remove_leftovers
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover, retry
 from mrisr_node.jobs.stages import Queue
 from mrisr_node.node import backup
-from mrisr_node.node.backup import BackupError, back_up, restore
-from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.node.backup import back_up, restore
 from mrisr_node.people.access_tokens import begin_api_session, holder_of_access_token
 from mrisr_node.people.audit import Action, Filter, open_audit, record, search
 from mrisr_node.people.tokens import create_token, holder_of_token
@@ -50,38 +44,6 @@ from tests.spooling import refuse
 SLICES = 5
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    return write_sample(tmp_path_factory.mktemp("backup"), Acquisition(slices=SLICES, matrix=32))
-
-
-@pytest.fixture
-def settings(make_settings, tmp_path, sample):
-    """A node with one series, received by the real receiver, and one object in quarantine."""
-    made = make_settings(
-        data_dir=tmp_path / "node", minimum_free_bytes=0, minimum_slices=4, quiet_seconds=1.0
-    )
-    open_records(made.database_path)
-    receiver = Receiver(made)
-    receiver.start()
-    try:
-        where = Destination("127.0.0.1", made.receiver_port, "MRISR", "ORTHANC")
-        assert send_files(list(sample.paths), where, lambda _: None) == []
-    finally:
-        receiver.stop()
-    refuse(made, b"junk", "cannot be read", "SCANNER")
-    Queues(made).send(Queue.CPU, 1)
-    made.secret("orthanc-password")
-    return made
-
-
-@pytest.fixture
-def elsewhere(make_settings, tmp_path):
-    return make_settings(
-        data_dir=tmp_path / "other", minimum_free_bytes=0, minimum_slices=4, quiet_seconds=1.0
-    )
-
-
 def _named(settings):
     """Return the files that the records name."""
     spooled = Instance.select().join(Series).where(Series.copies_deleted_at.is_null())
@@ -91,15 +53,15 @@ def _named(settings):
 
 
 def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
-    settings, elsewhere, tmp_path, sample
+    received, elsewhere, tmp_path, few_slices
 ):
-    ensure_admin(settings)
+    ensure_admin(received)
     token = create_token("admin", "tool")
-    grant = begin_api_session(settings, find_user("admin"))
-    open_audit(settings.audit_path)
+    grant = begin_api_session(received, find_user("admin"))
+    open_audit(received.audit_path)
     record(Action.QUERY, patient_id="P1")
     seen = []
-    made = back_up(settings, tmp_path, lambda done, total: seen.append((done, total)))
+    made = back_up(received, tmp_path, lambda done, total: seen.append((done, total)))
     assert made.path.parent == tmp_path
     assert made.path.suffix == ".tar"
     assert made.path.stat().st_mode & 0o777 == 0o600
@@ -110,7 +72,7 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
 
     open_records(elsewhere.database_path)
     assert all(path.is_file() for path in _named(elsewhere))
-    assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
+    assert elsewhere.secret("orthanc-password") == received.secret("orthanc-password")
     assert Queues(elsewhere).waiting(Queue.CPU) == {1}
     assert holder_of_token(token).username == "admin"
     # A session may have been ended since.
@@ -130,7 +92,7 @@ def test_a_series_that_was_received_assembles_after_a_restore_elsewhere(
     assert {p.name for p in tmp_path.iterdir()} == {"node", "other", made.path.name}
 
 
-def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
+def test_what_was_under_way_begins_anew(received, elsewhere, tmp_path):
     series = Series.get()
     for state in (State.COMPLETE, State.QUEUED, State.PREPARING, State.RESOLVING):
         series.move(state)
@@ -139,7 +101,7 @@ def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
     failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
     Job.create(series=failed, recipe="native", stage="superresolve")
     Transition.create(series=failed, source="resolving", target="failed", at=1.0)
-    restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
+    restore(elsewhere, back_up(received, tmp_path / "a.tar").path)
     open_records(elsewhere.database_path)
     assert Series.get_by_id(1).state == State.QUEUED
     assert Transition.select().order_by(Transition.id.desc()).get().reason == (
@@ -151,7 +113,7 @@ def test_what_was_under_way_begins_anew(settings, elsewhere, tmp_path):
     assert {(job.stage, job.attempts, job.lease_owner) for job in Job.select()} == {("", 0, None)}
 
 
-def test_a_result_that_waits_for_its_promise_begins_anew(settings, elsewhere, tmp_path):
+def test_a_result_that_waits_for_its_promise_begins_anew(received, elsewhere, tmp_path):
     series = Series.get()
     for state in (State.COMPLETE, State.QUEUED, State.PREPARING, State.RESOLVING,
                   State.DELIVERING):  # fmt: skip
@@ -162,7 +124,7 @@ def test_a_result_that_waits_for_its_promise_begins_anew(settings, elsewhere, tm
     # One that failed while its promise was asked for keeps no result, either.
     failed = Series.create(series_instance_uid="1.9", study_instance_uid="1", state="failed")
     refused = Job.create(series=failed, recipe="native", stage="commit", delivered_at=4.0)
-    restore(elsewhere, back_up(settings, tmp_path / "a.tar").path)
+    restore(elsewhere, back_up(received, tmp_path / "a.tar").path)
     open_records(elsewhere.database_path)
     waiting, refused = Job.get_by_id(waiting.id), Job.get_by_id(refused.id)
     assert Series.get_by_id(series.id).state == State.QUEUED
@@ -177,7 +139,7 @@ def test_a_result_that_waits_for_its_promise_begins_anew(settings, elsewhere, tm
 
 
 def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
-    settings, elsewhere, tmp_path, monkeypatch
+    received, elsewhere, tmp_path, monkeypatch
 ):
     """Retention and the quarantine's page delete, the receiver stores, while files are copied."""
     real, done = backup._add, []
@@ -187,14 +149,14 @@ def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
             done.append(True)
             Series.update(copies_deleted_at=1.0).execute()
             for row in Instance.select():
-                (settings.spool_dir / row.path).unlink()
-            quarantine = Quarantine(settings)
+                (received.spool_dir / row.path).unlink()
+            quarantine = Quarantine(received)
             quarantine.delete(quarantine.entries()[0].key)
-            refuse(settings, b"new", "junk", "X")
+            refuse(received, b"new", "junk", "X")
         return real(tar, path, name)
 
     monkeypatch.setattr(backup, "_add", meanwhile)
-    made = back_up(settings, tmp_path / "a.tar")
+    made = back_up(received, tmp_path / "a.tar")
     assert made.damaged == ()
     restore(elsewhere, made.path)
     open_records(elsewhere.database_path)
@@ -204,21 +166,21 @@ def test_what_arrives_and_goes_meanwhile_leaves_the_backup_whole(
     assert Rejection.select().count() == 0
 
 
-def test_a_node_that_lost_or_altered_files_is_told_and_backed_up(settings, elsewhere, tmp_path):
-    paths = [settings.spool_dir / row.path for row in Instance.select().order_by(Instance.id)]
+def test_a_node_that_lost_or_altered_files_is_told_and_backed_up(received, elsewhere, tmp_path):
+    paths = [received.spool_dir / row.path for row in Instance.select().order_by(Instance.id)]
     paths[0].write_bytes(b"rotten")
-    next(settings.quarantine_dir.iterdir()).unlink()
-    made = back_up(settings, tmp_path / "a.tar")
+    next(received.quarantine_dir.iterdir()).unlink()
+    made = back_up(received, tmp_path / "a.tar")
     assert [name.partition("/")[0] for name in made.damaged] == ["spool", "quarantine"]
     restore(elsewhere, made.path)
     open_records(elsewhere.database_path)
     assert all(path.is_file() for path in _named(elsewhere))
 
 
-def test_one_lost_file_costs_the_series_no_other(settings, elsewhere, tmp_path):
+def test_one_lost_file_costs_the_series_no_other(received, elsewhere, tmp_path):
     lost, *others = Instance.select().order_by(Instance.id)
-    (settings.spool_dir / lost.path).unlink()
-    made = back_up(settings, tmp_path / "a.tar")
+    (received.spool_dir / lost.path).unlink()
+    made = back_up(received, tmp_path / "a.tar")
     assert made.damaged == (f"spool/{lost.path}",)
     assert restore(elsewhere, made.path).damaged == made.damaged
     open_records(elsewhere.database_path)
@@ -230,8 +192,8 @@ def test_one_lost_file_costs_the_series_no_other(settings, elsewhere, tmp_path):
     assert all((elsewhere.spool_dir / row.path).is_file() for row in others)
 
 
-def test_files_are_in_it_and_what_has_not_come_whole_is_not(settings, elsewhere, tmp_path):
-    settings.files_dir.mkdir()
+def test_files_are_in_it_and_what_has_not_come_whole_is_not(received, elsewhere, tmp_path):
+    received.files_dir.mkdir()
     kept, lost = (
         StoredFile.create(
             key=digit * 32, owner="admin", name="head.nii", size=4, media_type="",
@@ -239,12 +201,12 @@ def test_files_are_in_it_and_what_has_not_come_whole_is_not(settings, elsewhere,
         )
         for digit in "ab"
     )  # fmt: skip
-    (settings.files_dir / kept.key).write_bytes(b"data")
+    (received.files_dir / kept.key).write_bytes(b"data")
     for number, (file, state) in enumerate([(kept, "done"), (lost, "done"), (None, "receiving")]):
         Upload.create(
             key=str(number), owner="admin", name="head.nii", size=4, file=file, state=state
         )
-    made = back_up(settings, tmp_path)
+    made = back_up(received, tmp_path)
     assert made.damaged == (f"files/{lost.key}",)
     restore(elsewhere, made.path)
     open_records(elsewhere.database_path)
@@ -253,33 +215,16 @@ def test_files_are_in_it_and_what_has_not_come_whole_is_not(settings, elsewhere,
     assert [upload.file_id for upload in Upload.select()] == [kept.id, None]
 
 
-def test_writers_are_not_held_up(settings, tmp_path):
+def test_writers_are_not_held_up(received, tmp_path):
     """A transaction that is open while the backup is made is not in it, and not in its way."""
     with records.transaction():
         Series.create(series_instance_uid="1.9", study_instance_uid="1")
-        made = back_up(settings, tmp_path / "a.tar")
+        made = back_up(received, tmp_path / "a.tar")
     with tarfile.open(made.path) as tar:
         tar.extract("records.sqlite", tmp_path / "out")
     with closing(sqlite3.connect(tmp_path / "out" / "records.sqlite")) as copy:
         assert copy.execute("SELECT count(*) FROM series").fetchone() == (1,)
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-def test_only_into_an_empty_folder(settings, elsewhere, tmp_path):
-    made = back_up(settings, tmp_path / "a.tar")
-    with pytest.raises(SettingsError, match="not empty"):
-        restore(settings, made.path)
-    elsewhere.data_dir.mkdir()
-    (elsewhere.data_dir / "notes").write_text("mine")
-    with pytest.raises(SettingsError, match="not empty"):
-        restore(elsewhere, made.path)
-    assert [path.name for path in elsewhere.data_dir.iterdir()] == ["notes"]
-    (elsewhere.data_dir / "notes").rename(elsewhere.data_dir / ".restoring")
-    (elsewhere.data_dir / ".restoring").unlink()
-    # What an earlier try left is no obstacle.
-    (elsewhere.data_dir / ".restoring" / "spool").mkdir(parents=True)
-    restore(elsewhere, made.path)
-    assert elsewhere.database_path.is_file()
 
 
 # Restores, and is killed before it renames or removes for the given time.
@@ -300,8 +245,8 @@ restore(load_settings(), Path(sys.argv[1]))
 """
 
 
-def test_a_restore_that_was_cut_off_is_done_anew(settings, elsewhere, tmp_path):
-    made = back_up(settings, tmp_path / "a.tar")
+def test_a_restore_that_was_cut_off_is_done_anew(received, elsewhere, tmp_path):
+    made = back_up(received, tmp_path / "a.tar")
     ends = []
     for step in range(20):
         died = subprocess.run(
@@ -322,107 +267,7 @@ def test_a_restore_that_was_cut_off_is_done_anew(settings, elsewhere, tmp_path):
         assert all(path.is_file() for path in _named(elsewhere))
         assert Instance.select().count() == SLICES
         assert Queues(elsewhere).waiting(Queue.CPU) == {1}
-        assert elsewhere.secret("orthanc-password") == settings.secret("orthanc-password")
+        assert elsewhere.secret("orthanc-password") == received.secret("orthanc-password")
         records.database.close()
         shutil.rmtree(elsewhere.data_dir)
     assert ends == [False] * 5 + [True], "four folders and files, the records, the draft"
-
-
-def test_what_is_somebodys_own_is_no_leftover(settings, elsewhere, tmp_path):
-    made = back_up(settings, tmp_path / "a.tar")
-    for name in (".restoring", "spool", "notes"):
-        (elsewhere.data_dir / name).mkdir(parents=True)
-    with pytest.raises(SettingsError, match="not empty"):
-        restore(elsewhere, made.path)
-    (elsewhere.data_dir / "notes").rmdir()
-    (elsewhere.data_dir / ".restoring").rmdir()
-    with pytest.raises(SettingsError, match="not empty"):
-        restore(elsewhere, made.path)
-    assert (elsewhere.data_dir / "spool").is_dir()
-
-
-def _rewritten(made, tmp_path, change):
-    """Return a copy of a backup whose members and manifest were changed."""
-    with tarfile.open(made.path) as tar:
-        members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
-    manifest = json.loads(members.pop("manifest.json"))
-    change(members, manifest)
-    members["manifest.json"] = json.dumps(manifest).encode()
-    path = tmp_path / "changed.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def _alter(members, _manifest):
-    members["records.sqlite"] = b"x" + members["records.sqlite"][1:]
-
-
-def _lose(members, _manifest):
-    del members["records.sqlite"]
-
-
-def _escape(members, manifest):
-    members["../evil"] = b"x"
-    manifest["files"]["../evil"] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
-
-
-def _newer(_members, manifest):
-    manifest["tables"] = 99
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [(_alter, "is not what its manifest says"), (_lose, "damaged"), (_escape, "none of a node's"),
-     (_newer, "newer")],
-)  # fmt: skip
-def test_what_is_not_right_is_found_before_anything_is_written(
-    settings, elsewhere, tmp_path, change, words
-):
-    changed = _rewritten(back_up(settings, tmp_path / "a.tar"), tmp_path, change)
-    with pytest.raises(BackupError, match=words):
-        restore(elsewhere, changed)
-    assert not elsewhere.data_dir.exists()
-    assert not (tmp_path / "evil").exists()
-
-
-def test_what_is_no_backup(settings, elsewhere, tmp_path):
-    whole = back_up(settings, tmp_path / "a.tar").path.read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "junk.tar").write_bytes(b"junk")
-    for name in ("cut.tar", "junk.tar"):
-        with pytest.raises(BackupError, match="damaged"):
-            restore(elsewhere, tmp_path / name)
-    assert not elsewhere.data_dir.exists()
-
-
-def test_where_no_backup_can_be_made(settings, elsewhere, tmp_path):
-    with pytest.raises(SettingsError, match="no node"):
-        back_up(elsewhere, tmp_path)
-    (tmp_path / "a.tar").write_bytes(b"")
-    with pytest.raises(BackupError, match="there already"):
-        back_up(settings, tmp_path / "a.tar")
-    with pytest.raises(BackupError, match="No such file"):
-        back_up(settings, tmp_path / "nowhere" / "a.tar")
-    with pytest.raises(BackupError, match="there is no folder"):
-        back_up(settings, tmp_path / "unmounted")
-    records.database.pragma("user_version", len(migrations.STEPS) - 1)
-    with pytest.raises(BackupError, match="back them up with the version that wrote them"):
-        back_up(settings, tmp_path / "b.tar")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "node"]
-
-
-@pytest.mark.parametrize("limit", [10_000, 200_000])
-def test_a_full_disk_leaves_nothing_half_done(settings, tmp_path, limit):
-    refuse(settings, bytes(300_000), "large", "X")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        with pytest.raises(BackupError, match="cannot be written"):
-            back_up(settings, tmp_path / "b.tar")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["node"]

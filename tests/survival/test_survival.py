@@ -20,7 +20,9 @@ from mrisr_node.jobs.stages import Queue, Stage
 from mrisr_node.jobs.work import Worker
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.records import Failure, Instance, Job, Rejection, Series, State, open_records
-from tests.survival.network_cases import NETWORK_CASES, Target
+from tests.survival.association_cases import ASSOCIATION_CASES
+from tests.survival.message_cases import MESSAGE_CASES
+from tests.survival.network_attack import Target
 from tests.survival.object_cases import ACCEPTED, OBJECT_CASES, honest
 from tests.survival.peer import Peer, encoded
 from tests.survival.process import ReceiverProcess
@@ -122,7 +124,7 @@ def _good_instance_is_stored(settings, sample, folder: Path) -> None:
     assert Instance.select().where(Instance.sop_instance_uid == dataset.SOPInstanceUID).exists()
 
 
-@pytest.mark.parametrize("case", NETWORK_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*MESSAGE_CASES, *ASSOCIATION_CASES], ids=lambda case: case.name)
 def test_an_attack_on_the_network_is_survived(case, target, survived, log):
     assert case.attack(target)
     if case.logged is None:
