@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,30 +66,27 @@ def gather(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side."""
     length = max(len(sample.inner) for sample in samples)
     missing = [length - len(sample.inner) for sample in samples]
-    operators = [
-        TorchOperators(
-            degrade=functional.pad(sample.operators.degrade, (0, 0, 0, rest)),
-            restore=functional.pad(sample.operators.restore, (0, rest)),
-            restore_folded=sample.operators.restore_folded,
-            unfold=functional.pad(sample.operators.unfold, (0, rest)),
-        )
-        for sample, rest in zip(samples, missing, strict=True)
-    ]
+    operators = [sample.operators for sample in samples]
 
-    def filled(columns: Sequence[Tensor]) -> Tensor:
+    def filled(parts: Iterable[Tensor], axis: int = -1) -> Tensor:
+        """Fill each up with zeros, along the axis of the thin slices."""
+        inner_axes = (0, 0) * (-1 - axis)
         return torch.stack(
-            [functional.pad(c, (0, rest)) for c, rest in zip(columns, missing, strict=True)]
+            [
+                functional.pad(part, (*inner_axes, 0, rest))
+                for part, rest in zip(parts, missing, strict=True)
+            ]
         )
 
     return Batch(
         thick=torch.stack([sample.thick for sample in samples]),
-        thin=filled([sample.thin for sample in samples]),
+        thin=filled(sample.thin for sample in samples),
         geometry=torch.stack([sample.geometry for sample in samples]),
         operators=TorchOperators(
-            degrade=torch.stack([o.degrade for o in operators])[:, None],
-            restore=torch.stack([o.restore for o in operators])[:, None],
+            degrade=filled((o.degrade for o in operators), axis=-2)[:, None],
+            restore=filled(o.restore for o in operators)[:, None],
             restore_folded=torch.stack([o.restore_folded for o in operators])[:, None],
-            unfold=torch.stack([o.unfold for o in operators])[:, None],
+            unfold=filled(o.unfold for o in operators)[:, None],
         ),
-        inner=filled([sample.inner for sample in samples]),
+        inner=filled(sample.inner for sample in samples),
     )
