@@ -136,6 +136,7 @@ def test_what_the_process_did_not_live_to_tell_is_told_by_the_next(settings):
         assert client.get("/api/audit").json()["total"] == 0
         assert client.post("/api/jobs/7/cancel").status_code == 404
         found = client.get("/api/audit").json()["items"]
+        assert ">unknown</span>" in client.get("/audit").text
     assert [(row["username"], row["at"], row["status"]) for row in found if row["at"] < 9] == [
         ("ada", 5.0, 0)
     ]

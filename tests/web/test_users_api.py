@@ -69,7 +69,7 @@ def test_what_no_user_can_be(door, wanted):
 
 
 def test_a_name_is_taken_whatever_its_case(door):
-    with door.tool() as client:
+    with door.browser() as client:
         answer = client.post("/api/users", json={"username": "ADMIN", "role": "viewer"})
         assert answer.status_code == 409
         assert len(client.get("/api/users").json()) == 1
