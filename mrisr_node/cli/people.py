@@ -194,7 +194,7 @@ def audit(
             plain(row.address),
             plain(f"{row.action}: {row.method} {row.resource}"),
             plain(row.patient_id or row.study_uid),
-            str(row.status),
+            str(row.status or "unknown"),
         )
     out.print(table)
     if total > len(rows):

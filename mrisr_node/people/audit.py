@@ -4,17 +4,19 @@ A SQLite file of its own: looking at images never waits for what arrives, and it
 changed or deleted, by triggers that belong to the file. Whoever owns the file can still remove all
 of it; docs/security.md says what helps against that.
 
-A row is written before the answer goes out. It outlives a crash of the process; the last ones may
-be lost when the machine loses power.
+A row is written before the answer goes out, and what is to be changed is announced before it is.
+Both outlive a crash of the process; the last ones may be lost when the machine loses power.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from peewee import (
@@ -31,7 +33,21 @@ from playhouse.sqlite_ext import AutoIncrementField
 
 from mrisr_node.errors import NodeError
 
-__all__ = ["Action", "AuditRow", "Filter", "open_audit", "record", "record_all", "search"]
+__all__ = [
+    "UNKNOWN",
+    "Action",
+    "AuditRow",
+    "Filter",
+    "announce",
+    "let_go",
+    "open_audit",
+    "record",
+    "record_all",
+    "search",
+]
+
+UNKNOWN = 0
+"""Status of a change of which nobody wrote down what came of it."""
 
 _database = DatabaseProxy()
 
@@ -77,11 +93,27 @@ class AuditRow(Model):
     study_uid = CharField(default="", index=True)
     series_uid = CharField(default="")
     status = IntegerField(default=200)
-    """As HTTP has it."""
+    """As HTTP has it, or `UNKNOWN`."""
 
     class Meta:  # noqa: D106
         database = _database
         table_name = "audit"
+
+
+class Announced(Model):
+    """A change that is about to be made; it goes when the row of its outcome comes."""
+
+    id = AutoIncrementField()
+    facts = TextField()
+    """JSON: the row, as far as it is known before."""
+
+    class Meta:
+        database = _database
+
+
+# Only one process announces: the front door. What another one left, it left for good.
+_under_way: set[int] = set()
+_announcing = Lock()
 
 
 # INSERT OR REPLACE would delete without a word to a trigger on deletions.
@@ -130,7 +162,7 @@ def open_audit(path: Path) -> None:
     _database.initialize(engine)
     try:
         with engine.atomic("IMMEDIATE"):
-            engine.create_tables([AuditRow])
+            engine.create_tables([AuditRow, Announced])
             for trigger in _TRIGGERS:
                 engine.execute_sql(trigger)  # type: ignore[no-untyped-call]
     except DatabaseError as error:
@@ -142,11 +174,50 @@ def record(action: Action, **facts: object) -> None:
     AuditRow.create(action=action.value, **facts)
 
 
-def record_all(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write several rows, or none of them; each as `record` takes it."""
+def record_all(rows: Iterable[Mapping[str, Any]], concluded: int | None = None) -> None:
+    """Write several rows, or none of them; each as `record` takes it.
+
+    Parameters
+    ----------
+    concluded
+        What `announce` returned for the change whose outcome they tell.
+    """
     with _database.atomic():
         for row in rows:
             record(**row)
+        if concluded is not None:
+            Announced.delete().where(Announced.id == concluded).execute()
+
+
+def announce(facts: Mapping[str, Any]) -> int:
+    """Write down what is about to be changed, so that it cannot be without a trace.
+
+    What was announced before, and let go without its outcome, becomes a row of the trail.
+
+    Parameters
+    ----------
+    facts
+        As `record` takes them.
+
+    Returns
+    -------
+    int
+        For `record_all`, and in any case for `let_go`.
+    """
+    with _announcing:
+        with _database.atomic("IMMEDIATE"):
+            for left in Announced.select().where(Announced.id.not_in(list(_under_way))):
+                AuditRow.create(**json.loads(left.facts))
+                left.delete_instance()
+            row = {"at": time.time(), **facts, "status": UNKNOWN}
+            key: int = Announced.create(facts=json.dumps(row)).id
+        _under_way.add(key)
+    return key
+
+
+def let_go(key: int) -> None:
+    """End what `announce` began, whether its outcome was written down or not."""
+    _under_way.discard(key)
 
 
 def search(wanted: Filter, limit: int, offset: int = 0) -> tuple[int, list[AuditRow]]:

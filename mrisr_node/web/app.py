@@ -20,7 +20,7 @@ from mrisr_node.people.roles import Permission
 from mrisr_node.records import open_records
 from mrisr_node.settings import Settings
 from mrisr_node.web.api_document import DocumentedAPI
-from mrisr_node.web.audit import AuditTrail
+from mrisr_node.web.audit import Announcements, AuditTrail
 from mrisr_node.web.audit_search import audit_router
 from mrisr_node.web.auth import auth_router
 from mrisr_node.web.checkpoints import checkpoints_router
@@ -89,6 +89,7 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
             Middleware(SecurityHeaders, settings=settings),
             Middleware(AuditTrail, settings=settings),
             Middleware(Guard, settings=settings, limits=limits),
+            Middleware(Announcements),
         ],
     )
     install_problem_handlers(app, templates)

@@ -1,5 +1,8 @@
 """A row of the audit trail for each request that shows or changes anything, or is refused.
 
+It is written before the answer goes out. A change, which cannot be taken back then, is announced in
+the trail before it is made.
+
 What a request does is told by its address, so that a new route is recorded before anybody thinks of
 it: all but a short list of what says nothing of patients.
 """
@@ -15,17 +18,18 @@ from urllib.parse import parse_qsl
 
 from peewee import PeeweeException
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrisr_node.logs import words_of
-from mrisr_node.people.audit import Action, record_all
+from mrisr_node.people.audit import UNKNOWN, Action, announce, let_go, record_all
 from mrisr_node.people.person import Means, Person
 from mrisr_node.settings import Settings
 from mrisr_node.web.limits import client_address
 from mrisr_node.web.problems import problem
 from mrisr_node.web.subjects import PatientIds, Subject, series_of
 
-__all__ = ["AuditTrail", "action_of"]
+__all__ = ["Announcements", "AuditTrail", "action_of"]
 
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -37,8 +41,8 @@ _HARMLESS = re.compile(
 )
 _SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
 _SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
-# By POST, as names have no business in an address; it changes nothing.
-_SEARCH_BY_BODY = "/api/series/search"
+# By POST, as names have no business in an address; they change nothing.
+_SEARCH_BY_BODY, _SEARCH_OF_AUDIT = "/api/series/search", "/api/audit/search"
 _DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
 _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
@@ -60,6 +64,10 @@ _QUIET_LISTS = 3600.0
 
 _MOST_REMEMBERED = 50_000
 _REFUSED = frozenset({401, 403, 429})
+
+_CANNOT_BE_WRITTEN = "the audit trail cannot be written: %s"
+_NOTHING = "nothing is shown or changed"
+_OUTCOME = "what came of this is not shown; look whether it was done"
 
 _log = logging.getLogger(__name__)
 
@@ -114,12 +122,8 @@ class AuditTrail:
                 begun = True
                 withheld = not await self._record(scope, message.get("status", 101))
                 if withheld:
-                    answer = problem(
-                        503,
-                        "the audit trail cannot be written, so nothing is shown; is the disk full?",
-                        headers={"Retry-After": "30"},
-                    )
-                    await answer(scope, receive, send)
+                    words = _OUTCOME if "announced" in scope["state"] else _NOTHING
+                    await _unwritable(words)(scope, receive, send)
             if not withheld:
                 await send(message)
 
@@ -129,6 +133,9 @@ class AuditTrail:
             if not begun:
                 await self._record(scope, 500)
             raise
+        finally:
+            if "announced" in scope["state"]:
+                let_go(scope["state"]["announced"])
 
     async def _record(self, scope: Scope, status: int) -> bool:
         """Write the rows that there are to be; return whether all is well."""
@@ -139,14 +146,15 @@ class AuditTrail:
         due = [
             (key, row) for row in rows if not self._has_been_said(key := _repeats(row), _quiet(row))
         ]
-        if not due:
+        announced = state.get("announced")
+        if not due and announced is None:
             return True
         try:
             for _, row in due:
                 await self._complete(row, scope)
-            await run_in_threadpool(record_all, [row for _, row in due])
+            await run_in_threadpool(record_all, [row for _, row in due], announced)
         except (PeeweeException, OSError) as error:
-            _log.error("the audit trail cannot be written: %s", words_of(error))
+            _log.error(_CANNOT_BE_WRITTEN, words_of(error))
             return False
         self._written |= {key: time.monotonic() for key, _ in due if key is not None}
         return True
@@ -169,6 +177,45 @@ class AuditTrail:
         pacs = getattr(scope["app"].state, "pacs", None)
         if row["study_uid"] and not row["patient_id"] and row["status"] < 400 and pacs is not None:
             row["patient_id"] = await self._patients.of(row["study_uid"], pacs)
+
+
+class Announcements:
+    """Passes a change on to `app` once the audit trail has it that it is to be made.
+
+    Inside the guard, which knows who asks: whoever it sends away changes nothing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on; what cannot be recorded is not done."""
+        if _changes(scope):
+            row = _row(scope, UNKNOWN, Subject())
+            assert row is not None  # noqa: S101 - only of what is read there is none
+            try:
+                scope["state"]["announced"] = await run_in_threadpool(announce, row)
+            except (PeeweeException, OSError) as error:
+                _log.error(_CANNOT_BE_WRITTEN, words_of(error))
+                await _unwritable(_NOTHING)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _changes(scope: Scope) -> bool:
+    """Tell whether a request may change anything."""
+    if scope["type"] != "http" or scope["method"] in _SAFE:
+        return False
+    return scope["path"] not in (_SEARCH_BY_BODY, _SEARCH_OF_AUDIT)
+
+
+def _unwritable(words: str) -> Response:
+    """Return the answer where there is no room for a row."""
+    return problem(
+        503,
+        f"the audit trail cannot be written, so {words}; is the disk full?",
+        headers={"Retry-After": "30"},
+    )
 
 
 def _row(scope: Scope, status: int, subject: Subject) -> dict[str, Any] | None:

@@ -33,7 +33,9 @@ class AuditRowView(BaseModel):
     patient_id: str
     study_uid: str
     series_uid: str
-    status: int = Field(description="of the answer, as HTTP has it")
+    status: int = Field(
+        description="of the answer, as HTTP has it; 0: a change whose outcome was not written down"
+    )
 
 
 class AuditList(BaseModel):

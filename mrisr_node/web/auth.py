@@ -27,6 +27,7 @@ from mrisr_node.records import ApiToken, User
 from mrisr_node.settings import Settings
 from mrisr_node.web.bodies import Body
 from mrisr_node.web.guard import cookie_name
+from mrisr_node.web.idempotency import IdempotentRoute, shown_once
 from mrisr_node.web.limits import RateLimits, client_address
 from mrisr_node.web.permissions import allow, require
 from mrisr_node.web.subjects import concerns
@@ -226,22 +227,33 @@ def auth_router(settings: Settings, limits: RateLimits) -> APIRouter:
         except UserError as error:
             raise HTTPException(404, str(error)) from error
 
-    @router.post(
-        "/tokens",
-        status_code=201,
-        summary="Make a personal token",
-        dependencies=[allow()],
-        responses=no_such,
-    )
     def make_token(request: Request, wanted: NewToken) -> MadeToken:
         require_signed_in(request.state.person)
         username = owner(request, wanted.username)
         try:
-            return MadeToken(token=create_token(username, wanted.name, wanted.days, wanted.scopes))
+            token = create_token(username, wanted.name, wanted.days, wanted.scopes)
         except UserError as error:
             raise HTTPException(404, str(error)) from error
         except TokenError as error:
             raise HTTPException(422, str(error)) from error
+        shown_once(
+            request,
+            "this request made a token before, which was shown then; revoke it, and ask for another"
+            " one with another Idempotency-Key",
+        )
+        return MadeToken(token=token)
+
+    # The other POSTs under this path make tokens of sessions, or end them: none comes twice.
+    router.add_api_route(
+        "/tokens",
+        make_token,
+        methods=["POST"],
+        status_code=201,
+        summary="Make a personal token",
+        dependencies=[allow()],
+        responses=no_such,
+        route_class_override=IdempotentRoute,
+    )
 
     @router.delete(
         "/tokens/{key}",

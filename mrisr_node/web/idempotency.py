@@ -19,8 +19,19 @@ from starlette.responses import Response
 
 from mrisr_node import records
 from mrisr_node.records import IdempotencyKey
+from mrisr_node.web.problems import problem
 
-__all__ = ["IdempotentRoute"]
+__all__ = ["LOCATION", "IdempotentRoute", "shown_once"]
+
+LOCATION: dict[str, Any] = {
+    "headers": {
+        "Location": {
+            "description": "where to look for what was made",
+            "schema": {"type": "string", "format": "uri-reference"},
+        }
+    }
+}
+"""What the OpenAPI document says of an answer that leads to what it made."""
 
 _KEPT = 86_400.0
 """Seconds."""
@@ -31,14 +42,19 @@ _HEADER = {
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": _LONGEST},
     "description": "chosen by the client, e.g. a UUID; the same request again with the same key,"
-    " within a day, creates nothing and gets the same answer",
+    " within a day, creates nothing and gets the same answer; where that holds a secret, 409",
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    409: {"description": "the first request with this Idempotency-Key is still under way"},
+    409: {
+        "description": "the first request with this Idempotency-Key is still under way, or its"
+        " answer held a secret, which is shown once"
+    },
     422: {"description": "no Idempotency-Key, or one that came before with another request"},
 }
+# What tus asks for stands in headers; elsewhere there are none of them.
+_ASKED_IN = ("content-type", "tus-resumable", "upload-length", "upload-metadata")
 # An answer is written down with these; the others belong to one connection, or to every answer.
-_HEADERS = ("content-type", "location", "retry-after")
+_HEADERS = ("content-type", "location", "retry-after", "tus-resumable", "upload-expires")
 # The front door is one process: what another one has left without an answer, it left for good.
 _process = records.owner_name()
 
@@ -70,29 +86,45 @@ class IdempotentRoute(APIRoute):
             if not 1 <= len(key) <= _LONGEST:
                 raise HTTPException(422, f"an Idempotency-Key has 1 to {_LONGEST} characters")
             mine = _digest(_asker(request), key.encode())
+            # With the key, which is kept nowhere: the body may hold a password.
             asked = _digest(
+                key.encode(),
                 request.scope["path"].encode(),
                 request.scope["query_string"],
-                request.headers.get("content-type", "").encode(),
+                *(request.headers.get(name, "").encode() for name in _ASKED_IN),
                 await request.body(),
             )
             before = await run_in_threadpool(_claim, mine, asked)
             if before is not None:
                 return before
-            answer = None
+            answer = kept = None
             try:
                 answer = await create(request)
+                if answer.status_code < 300:
+                    kept = getattr(request.state, "shown_once", answer)
             finally:
-                await run_in_threadpool(_settle, mine, answer)
+                await run_in_threadpool(_settle, mine, kept)
             return answer
 
         return create_once
 
 
+def shown_once(request: Request, instead: str) -> None:
+    """Keep the answer to a request out of the records: it holds a secret.
+
+    Parameters
+    ----------
+    instead
+        What the request is told when it comes again, with status 409.
+    """
+    request.state.shown_once = problem(409, instead)
+
+
 def _asker(request: Request) -> bytes:
     """Return who asks, with what they may do: nobody gets an answer that they may not have."""
     person = request.state.person
-    return "\0".join([person.username, *sorted(person.permissions)]).encode()
+    by = "person" if person.signed_in else "tool"
+    return "\0".join([person.username, by, *sorted(person.permissions)]).encode()
 
 
 def _claim(mine: str, asked: str) -> Response | None:
@@ -122,11 +154,11 @@ def _claim(mine: str, asked: str) -> Response | None:
 
 
 def _settle(mine: str, answer: Response | None) -> None:
-    """Remember the answer of a request that succeeded; forget any other."""
+    """Remember what a request is answered that comes again; None: it may be asked anew."""
     row = IdempotencyKey.get_or_none(IdempotencyKey.digest == mine)
     if row is None:
         return
-    if answer is None or answer.status_code >= 300:
+    if answer is None:
         row.delete_instance()
         return
     row.status, row.body = answer.status_code, bytes(answer.body)

@@ -24,7 +24,7 @@ from mrisr_node.superres.card import CARD, Card
 from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.web.bodies import Body
 from mrisr_node.web.files import FileView, file_view, own_file
-from mrisr_node.web.idempotency import IdempotentRoute
+from mrisr_node.web.idempotency import LOCATION, IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import JSON_NUMBER, Id, Limit, Offset
 from mrisr_node.web.subjects import concerns_each, subject_of
@@ -160,14 +160,24 @@ def inference_router(settings: Settings) -> APIRouter:
         wake(settings, series)
         return series, key
 
-    @router.post("", status_code=202, summary="Process an uploaded file", dependencies=operate)
+    @router.post(
+        "",
+        status_code=202,
+        summary="Process an uploaded file",
+        dependencies=operate,
+        responses={202: LOCATION},
+    )
     def process(request: Request, response: Response, asked: Inference) -> InferenceView:
         [series], _ = begin(request, [asked], together=False)
         response.headers["Location"] = f"/api/inference/{series.id}"
         return _view(settings, NiftiSeries.get(NiftiSeries.series == series))
 
     @router.post(
-        "/batch", status_code=202, summary="Process several uploaded files", dependencies=operate
+        "/batch",
+        status_code=202,
+        summary="Process several uploaded files",
+        dependencies=operate,
+        responses={202: LOCATION},
     )
     def process_together(request: Request, response: Response, asked: Together) -> BatchView:
         _, key = begin(request, asked.items, together=True)

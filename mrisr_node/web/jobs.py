@@ -20,7 +20,7 @@ from mrisr_node.records import Job, StateError
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
 from mrisr_node.web.bodies import Body
-from mrisr_node.web.idempotency import IdempotentRoute
+from mrisr_node.web.idempotency import LOCATION, IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id, Limit, Offset, Uid, known_series
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
@@ -139,7 +139,7 @@ def jobs_router(settings: Settings) -> APIRouter:
         status_code=202,
         summary="Process a series, or all MR series of a study, that the PACS has",
         dependencies=operate,
-        responses=_OUTAGE,
+        responses=_OUTAGE | {202: LOCATION},
     )
     def create(wanted: NewJob, request: Request, response: Response) -> AskedList:
         study, series = wanted.study_instance_uid, wanted.series_instance_uid

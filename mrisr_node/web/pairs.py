@@ -21,7 +21,7 @@ from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.volumes.degradation import SliceProfile
 from mrisr_node.web.bodies import Body
 from mrisr_node.web.files import FileView, file_view, own_file
-from mrisr_node.web.idempotency import IdempotentRoute
+from mrisr_node.web.idempotency import LOCATION, IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id, Limit, Offset
 from mrisr_node.web.stages import TimeLeft, time_left
@@ -93,6 +93,7 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
         status_code=202,
         summary="Make pairs of uploaded scans",
         dependencies=[allow(Permission.OPERATE)],
+        responses={202: LOCATION},
     )
     def make(request: Request, response: Response, asked: Pairs) -> PairsView:
         files = [own_file(request, key) for key in dict.fromkeys(asked.files)]

@@ -27,6 +27,7 @@ from mrisr_node.intake.incoming import InUse, NotReceiving, Part, give_up, lacks
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import Upload, UploadState, transaction
 from mrisr_node.settings import Settings
+from mrisr_node.web.idempotency import LOCATION, IdempotentRoute
 from mrisr_node.web.permissions import allow
 
 __all__ = ["tus_router"]
@@ -79,6 +80,7 @@ def tus_router(settings: Settings) -> APIRouter:
         prefix="/api/uploads",
         tags=["uploads"],
         dependencies=[allow(Permission.STORE)],
+        route_class=IdempotentRoute,
         responses={
             400: {"description": "a header of the protocol is missing or wrong"},
             404: {"description": "there is no such upload of yours"},
@@ -117,6 +119,7 @@ def tus_router(settings: Settings) -> APIRouter:
         response_class=Response,
         openapi_extra=_described(Tus_Resumable=True, Upload_Length=True, Upload_Metadata=False),
         responses={
+            201: LOCATION,
             413: {"description": "larger than `maximum_upload_bytes`"},
             429: {"description": "too many unfinished uploads"},
             507: {"description": "not enough room on the disk"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field, SecretStr, StrictBool
 
 from mrisr_node.people import users
@@ -16,6 +16,7 @@ from mrisr_node.records import User, transaction
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import SIGNED_IN
 from mrisr_node.web.bodies import Body
+from mrisr_node.web.idempotency import LOCATION, IdempotentRoute, shown_once
 from mrisr_node.web.permissions import allow
 
 __all__ = ["UserView", "user_view", "users_router"]
@@ -62,7 +63,12 @@ class Password(BaseModel):
 
 def users_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/users``."""
-    router = APIRouter(prefix="/api/users", tags=["users"], dependencies=[allow(Permission.ADMIN)])
+    router = APIRouter(
+        prefix="/api/users",
+        tags=["users"],
+        dependencies=[allow(Permission.ADMIN)],
+        route_class=IdempotentRoute,
+    )
     no_such: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such user"}}
     not_now = no_such | {409: {"description": "not with this user; the answer says why"}}
     # A token that could change users could make itself an account without scopes or an end.
@@ -83,9 +89,15 @@ def users_router(settings: Settings) -> APIRouter:
         status_code=201,
         summary="Make a user",
         dependencies=by_people,
-        responses={409: {"description": "there is a user of that name"}},
+        responses={
+            201: LOCATION,
+            409: {
+                "description": "there is a user of that name; or this request made one before,"
+                " and the password is shown once"
+            },
+        },
     )
-    def add(wanted: NewUser) -> Password:
+    def add(request: Request, response: Response, wanted: NewUser) -> Password:
         given = wanted.password.get_secret_value() if wanted.password else None
         try:
             made = users.add_user(wanted.username, wanted.role, given)
@@ -93,6 +105,13 @@ def users_router(settings: Settings) -> APIRouter:
             raise HTTPException(409, str(error)) from error
         except (UserError, UnfitPassword) as error:
             raise HTTPException(422, str(error)) from error
+        response.headers["Location"] = f"/api/users/{wanted.username}"
+        if made and not given:
+            shown_once(
+                request,
+                "this request made the user before, and the password was shown then; for a new one,"
+                " POST to /api/users/{username}/password",
+            )
         return Password(password="" if given else made)
 
     @router.get("/{username}", summary="One user", responses=no_such)
@@ -123,13 +142,18 @@ def users_router(settings: Settings) -> APIRouter:
         responses=not_now,
         dependencies=by_people,
     )
-    def reset(username: str) -> Password:
+    def reset(request: Request, username: str) -> Password:
         known(username)
         try:
             made = users.set_password(username)
         except UserError as error:
             raise HTTPException(409, str(error)) from error
         forgive(settings, username)
+        shown_once(
+            request,
+            "this request gave the user a new password before, which was shown then; for another"
+            " one, ask with another Idempotency-Key",
+        )
         return Password(password=made)
 
     @router.post(

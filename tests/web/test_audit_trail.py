@@ -11,7 +11,10 @@ from secrets import token_hex
 
 import peewee
 import pytest
+from given_samples import stored
 from pydicom.uid import generate_uid
+from test_annotations import MULTIPART, report_on
+from test_annotations import message as reports
 from test_storing import message, post
 from web_door import PASSWORD, Door, served
 from web_samples import SampleStudy, as_file, make_study
@@ -20,8 +23,9 @@ from mrisr_node.people.audit import Action, AuditRow, Filter, record, search
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
-from mrisr_node.records import NiftiSeries, Series, StoredFile
+from mrisr_node.records import NiftiSeries, Rejection, Series, StoredFile
 from mrisr_node.web.audit import _quiet
+from tests import spooling
 
 
 @pytest.fixture
@@ -171,6 +175,80 @@ def test_what_somebody_does_with_files(door, rows):
         assert client.get(f"/api/files/{file.key}").status_code == 200
     (row,) = rows()
     assert (row.action, row.patient_id) == (Action.EXPORT, "FILED-1")
+
+
+def test_whose_files_are_processed_and_downloaded(door, rows):
+    files = [stored(door.settings) for _ in range(2)]
+    items = [
+        {"file": file.key, "study": {"patient_id": f"GIVEN-{n}"}} for n, file in enumerate(files)
+    ]
+    with door.tool() as client:
+        alone = client.post("/api/inference", json=items[0])
+        batch = client.post("/api/inference/batch", json={"items": items})
+        assert (alone.status_code, batch.status_code) == (202, 202)
+        refused = client.post("/api/inference", json={"file": "none"})
+        assert client.get(f"/api/inference/batch/{batch.json()['id']}/zip").is_success
+        assert refused.status_code == 404
+    found = rows()
+    assert [(row.action, row.resource, row.patient_id, row.status) for row in found] == [
+        (Action.CHANGE, "/api/inference", "GIVEN-0", 202),
+        (Action.CHANGE, "/api/inference/batch", "GIVEN-0", 202),
+        (Action.CHANGE, "/api/inference/batch", "GIVEN-1", 202),
+        (Action.CHANGE, "/api/inference", "", 404),
+        *(
+            (Action.EXPORT, f"/api/inference/batch/{batch.json()['id']}/zip", f"GIVEN-{n}", 200)
+            for n in range(2)
+        ),
+    ]
+    # Each is a study of its own; the download names those that were begun.
+    assert len({row.study_uid for row in found}) == 4
+    assert {row.study_uid for row in found[1:3]} == {row.study_uid for row in found[4:]}
+    for row in found:
+        assert (row.username, row.role, row.means) == ("admin", "admin", "token tests")
+        assert (row.address, bool(row.series_uid)) == ("127.0.0.1", row.status != 404)
+    for file in files:
+        for given in file.niftiseries_set:
+            given.series.delete_instance(recursive=True)
+        file.delete_instance()
+
+
+def test_whose_study_measurements_are_saved_on(door, rows, store_study):
+    sample = store_study()
+    report = report_on(sample)
+    own = {"Content-Type": MULTIPART}
+    with door.browser() as client:
+        saved = client.post("/dicom-web/studies", content=reports(as_file(report)), headers=own)
+        again = client.post("/dicom-web/studies", content=reports(as_file(report)), headers=own)
+        assert (saved.status_code, again.status_code) == (200, 409)
+    _, stored_row, refused = rows()
+    for row, status in ((stored_row, 200), (refused, 409)):
+        assert (row.action, row.status) == (Action.IMPORT, status)
+        assert (row.username, row.role, row.means) == ("admin", "admin", "cookie")
+    assert (stored_row.patient_id, stored_row.study_uid, stored_row.series_uid) == (
+        "C27", sample.study, report.SeriesInstanceUID
+    )  # fmt: skip
+
+
+def test_whose_objects_in_quarantine_are_looked_at_and_deleted(door, rows, study):
+    image = study.instances[0]
+    spooling.refuse(door.settings, as_file(image), "no reason", "SCANNER")
+    key = Rejection.select().order_by(Rejection.id.desc()).get().path[:16]
+    with door.tool() as client:
+        for method in ("GET", "DELETE", "DELETE"):
+            client.request(method, f"/api/quarantine/{key}")
+    found = rows()
+    assert [(row.action, row.method, row.status) for row in found] == [
+        (Action.RECORD, "GET", 200),
+        (Action.CHANGE, "DELETE", 204),
+        (Action.CHANGE, "DELETE", 404),
+    ]
+    for row in found[:2]:
+        assert (row.patient_id, row.study_uid) == (image.PatientID, image.StudyInstanceUID)
+        assert row.series_uid == image.SeriesInstanceUID
+    for row in found:
+        assert (row.username, row.means, row.resource) == (
+            "admin", "token tests", f"/api/quarantine/{key}"
+        )  # fmt: skip
 
 
 def test_sign_ins_and_refusals(door, rows):
