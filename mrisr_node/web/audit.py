@@ -43,6 +43,8 @@ _SIGN_IN = frozenset({"/sign-in", "/api/auth/login"})
 _SIGN_OUT = frozenset({"/sign-out", "/api/auth/logout"})
 # By POST, as names have no business in an address; they change nothing.
 _SEARCH_BY_BODY, _SEARCH_OF_AUDIT = "/api/series/search", "/api/audit/search"
+# Of one series where `series` is asked for.
+_OF_ONE_SERIES = frozenset({"/api/jobs", "/api/events", "/api/events/ws"})
 _DOWNLOADS = re.compile(r"/api/(?:.*/(?:dicom|zip|download|content)|files/[^/]+)")
 _OF_USERS = re.compile(r"/(?:users|account|api/(?:users|auth))(?:/.*)?")
 _OF_AUDIT = re.compile(r"/(?:api/)?audit(?:/.*)?")
@@ -170,6 +172,9 @@ class AuditTrail:
     async def _complete(self, row: dict[str, Any], scope: Scope) -> None:
         """Say whose data it is, as far as the address does not."""
         parameters = scope["state"].get("path_params", {})
+        asked = dict(parse_qsl(row["query"]))
+        if scope["path"] in _OF_ONE_SERIES and "series" in asked:
+            parameters = {"series_id": asked["series"]}
         if not row["study_uid"] and parameters:
             found = await run_in_threadpool(series_of, parameters)
             row |= {"study_uid": found.study_uid, "series_uid": found.series_uid}

@@ -23,7 +23,7 @@ from mrisr_node.people.audit import Action, AuditRow, Filter, record, search
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
-from mrisr_node.records import NiftiSeries, Rejection, Series, StoredFile
+from mrisr_node.records import Job, NiftiSeries, Rejection, Series, StoredFile
 from mrisr_node.web.audit import _quiet
 from tests import spooling
 
@@ -141,13 +141,14 @@ def test_a_series_of_the_node(door, rows, study):
     )
     with door.tool() as client:
         client.get(f"/api/series/{series.id}")
+        client.get("/api/jobs", params={"series": series.id})
         client.post(f"/api/series/{series.id}/retry")
-    read, change = rows()
-    assert (read.action, read.status) == (Action.RECORD, 200)
+    read, jobs, change = rows()
+    assert {(row.action, row.status) for row in (read, jobs)} == {(Action.RECORD, 200)}
     assert (change.action, change.status) == (Action.CHANGE, 409)
-    for row in (read, change):
+    for row in (read, jobs, change):
         assert row.study_uid == image.StudyInstanceUID
-    assert read.patient_id == patient_of(study)
+    assert read.patient_id == jobs.patient_id == patient_of(study)
     series.delete_instance()
 
 
@@ -186,6 +187,8 @@ def test_whose_files_are_processed_and_downloaded(door, rows):
         alone = client.post("/api/inference", json=items[0])
         batch = client.post("/api/inference/batch", json={"items": items})
         assert (alone.status_code, batch.status_code) == (202, 202)
+        for one in batch.json()["items"]:
+            stored(door.settings, job=Job.get(Job.series == one["id"]))
         refused = client.post("/api/inference", json={"file": "none"})
         assert client.get(f"/api/inference/batch/{batch.json()['id']}/zip").is_success
         assert refused.status_code == 404

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from given_samples import stored
 from tus_client import Sender
 from web_door import Door, served
 
 from mrisr_node.node.orthanc import OrthancProcess
-from mrisr_node.records import Rejection, StoredFile
+from mrisr_node.records import Job, Rejection, StoredFile
 from mrisr_node.settings import Settings
 from tests import spooling
 
@@ -64,6 +65,8 @@ def known(door: Door) -> dict[str, dict[str, str]]:
         pairs = client.post("/api/pairs", json={"files": files[:1]}).raise_for_status().json()
         jobs = [one["id"] for one in client.get("/api/jobs").json()["items"]]
         client.post(f"/api/jobs/{jobs[0]}/cancel").raise_for_status()
+    for series in (alone["id"], batch.json()["items"][0]["id"]):
+        stored(settings, job=Job.get(Job.series == series))
     for path in ("/api/files/{key}", "/api/files/{key}/info"):
         known[f"GET {path}"] = {"key": files[0]}
     known["DELETE /api/files/{key}"] = {"key": files[1]}
