@@ -89,7 +89,7 @@ def write_files(workspace: Workspace, nifti: NiftiInput) -> None:
         for name, volume in volumes.items():
             # As the file that was uploaded has them; of a template they are its own.
             as_asked = _with_axes(volume, source["axes"]) if native else volume
-            as_asked.save(draft / f"{name}.nii.gz")
+            as_asked.save(draft / f"{name}.nii.gz", in_template_space=not native)
         (draft / "thin.json").write_text(json.dumps(_sidecar(workspace, nifti), indent=1))
         if native:
             low, high = (float(v) for v in np.percentile(acquired.data, (1, 99.5)))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from mrisr_node.volumes.geometry import Affine
+from mrisr_node.volumes.geometry import Affine, nifti_image
 
 __all__ = ["write_nifti"]
 
-_SCANNER, _MNI = 1, 4  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_MNI_152
 _LEVEL = 6
 
 
@@ -25,9 +23,5 @@ def write_nifti(
     Its header is new: description, names and extensions of a source have no way into it. Nor does
     the gzip stream hold a name or a time.
     """
-    code = _MNI if in_template_space else _SCANNER
-    image = nib.nifti1.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-    image.set_sform(affine, code=code)  # type: ignore[no-untyped-call]
-    image.set_qform(affine, code=code)  # type: ignore[no-untyped-call]
+    image = nifti_image(data, affine, in_template_space=in_template_space)
     path.write_bytes(gzip.compress(image.to_bytes(), _LEVEL, mtime=0))

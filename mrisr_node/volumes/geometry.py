@@ -20,6 +20,7 @@ __all__ = [
     "FloatArray",
     "Volume",
     "lps_to_ras",
+    "nifti_image",
     "ras_to_lps",
     "resampled",
     "spacing_of",
@@ -28,6 +29,7 @@ __all__ = [
 FloatArray = NDArray[np.float32]
 Affine = NDArray[np.float64]
 
+_SCANNER, _MNI = 1, 4  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_MNI_152
 _FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -85,13 +87,32 @@ class Volume:
         image = nib.nifti1.Nifti1Image.from_filename(path)
         return cls(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
 
-    def save(self, path: Path) -> None:
-        """Write a float32 NIfTI-1 file, with the affine as its scanner-anatomical sform."""
-        image = nib.nifti1.Nifti1Image(self.data, self.affine)  # type: ignore[no-untyped-call]
-        image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-        image.set_sform(self.affine, code=1)  # type: ignore[no-untyped-call]
-        image.set_qform(self.affine, code=1)  # type: ignore[no-untyped-call]
+    def save(self, path: Path, *, in_template_space: bool = False) -> None:
+        """Write a float32 NIfTI-1 file; see `nifti_image`."""
+        image = nifti_image(self.data, self.affine, in_template_space=in_template_space)
         image.to_filename(path)
+
+
+def nifti_image(
+    data: NDArray[np.generic], affine: Affine, *, in_template_space: bool
+) -> nib.nifti1.Nifti1Image:
+    """Return a NIfTI-1 image whose new header says nothing but where the voxels are.
+
+    Parameters
+    ----------
+    data
+        Shape (i, j, k).
+    affine
+        4×4, voxel index to RAS+ mm; becomes sform and qform.
+    in_template_space
+        The affine leads to the MNI template, and not to where the scanner saw the head.
+    """
+    code = _MNI if in_template_space else _SCANNER
+    image = nib.nifti1.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    image.set_sform(affine, code=code)  # type: ignore[no-untyped-call]
+    image.set_qform(affine, code=code)  # type: ignore[no-untyped-call]
+    return image
 
 
 def resampled(volume: Volume, affine: Affine, shape: tuple[int, ...]) -> Volume:

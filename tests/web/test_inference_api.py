@@ -23,6 +23,7 @@ from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import set_password
 from mrisr_node.records import Instance, Rejection, Series, open_records
 from mrisr_node.volumes.conversion import convert
+from mrisr_node.volumes.registration import load_template
 
 PATIENCE = 400
 
@@ -111,6 +112,28 @@ def test_a_file_becomes_files(client, head):
     archive = zipfile.ZipFile(BytesIO(client.get(view["zip_url"]).content))
     assert archive.testzip() is None
     assert set(archive.namelist()) == set(files)
+
+
+def test_by_choice_in_mni_space(client, head):
+    """The brain alone, on the template's grid, where the template has its own."""
+    upload = uploaded(client, head)
+    asked = {"file": upload["file"], "contrast": "T1w", "recipe": "mni"}
+    begun = client.post("/api/inference", json=asked)
+    view = until(lambda: client.get(begun.headers["location"]).json(), over)
+    assert view["state"] == "done", view
+    files = {file["name"]: file["url"] for file in view["files"]}
+    assert set(files) == {"thin.nii.gz", "thin.json"}
+    thin = nib.Nifti1Image.from_bytes(gzip.decompress(client.get(files["thin.nii.gz"]).content))
+    template = load_template()
+    assert thin.shape == template.data.shape
+    np.testing.assert_allclose(thin.affine, template.affine)
+    assert thin.header["sform_code"] == 4  # MNI 152
+    voxels = np.asanyarray(thin.dataobj)
+    brain = template.data > 0.2 * template.data.max()
+    assert np.abs(voxels[brain]).mean() > 20 * np.abs(voxels[~brain]).mean()
+    told = client.get(files["thin.json"]).json()
+    assert told["GeneratedBy"]["Recipe"] == "mni"
+    assert "registered to ICBM 152" in told["Description"]
 
 
 def test_by_choice_a_study_in_the_pacs(client, head, tmp_path):
