@@ -62,7 +62,7 @@ def receive() -> None:
 
 @command
 def work(queue: Annotated[Queue, typer.Argument(help="which queue to work on")]) -> None:
-    """Work on one queue: cpu, gpu or delivery."""
+    """Work on one queue: cpu, gpu, delivery or pairs."""
     from mrisr_node.jobs.work import Worker
 
     Worker(_service(worker_name(queue))).run(queue)

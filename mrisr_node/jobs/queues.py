@@ -1,4 +1,4 @@
-"""The Huey queues: CPU work, GPU work, and delivery, each with its own consumer.
+"""The Huey queues: CPU work, GPU work, delivery and pairs, each with its own consumer.
 
 Huey delivers at most once: a message is gone before its task runs. So a message carries only a job
 id and wakes somebody up; what is to be done stands in the records, and ``recovery`` sends the

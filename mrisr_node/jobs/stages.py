@@ -34,6 +34,8 @@ class Queue(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
     DELIVERY = "delivery"
+    PAIRS = "pairs"
+    """Of its own: no series of a patient waits for data to train on."""
 
 
 class Stage(StrEnum):
@@ -59,11 +61,13 @@ _QUEUES = {
     Stage.STORE: Queue.DELIVERY,
     Stage.CONFIRM: Queue.DELIVERY,
     Stage.COMMIT: Queue.DELIVERY,
+    Stage.PAIRS: Queue.PAIRS,
 }
 _STATES = {
     Queue.CPU: State.PREPARING,
     Queue.GPU: State.RESOLVING,
     Queue.DELIVERY: State.DELIVERING,
+    Queue.PAIRS: State.PREPARING,
 }
 SENDING = frozenset({Stage.STORE, Stage.CONFIRM, Stage.COMMIT})
 """Stages that need nothing but the written result; whichever fails, it is stored again."""

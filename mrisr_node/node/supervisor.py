@@ -39,6 +39,7 @@ _COMMANDS: dict[str, list[str]] = {
     "cpu-worker": ["work", "cpu"],
     "gpu-worker": ["work", "gpu"],
     "delivery-worker": ["work", "delivery"],
+    "pairs-worker": ["work", "pairs"],
     "web": ["serve"],
 }
 _GRACE_SECONDS = 10.0

@@ -25,7 +25,7 @@ from mrisr_node.web.retrieving import (
     answer_with_parts,
     answer_with_the_part,
 )
-from mrisr_node.web.searching import NO_FUZZY_MATCHING, parameters, search_query
+from mrisr_node.web.searching import parameters, search_query, warnings_of
 from mrisr_node.web.storing import LARGEST_STORE, store_instances
 from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
 
@@ -171,8 +171,8 @@ async def _search(settings: Settings, request: Request, resource: str) -> Respon
     pairs, accept = _asked(request)
     forms = representations(accept, _DOCUMENTS)
     query, more = search_query(pairs, resource.rpartition("/")[2]), {}
-    if any(name == "fuzzymatching" and value == "true" for name, value in pairs):
-        more["Warning"] = NO_FUZZY_MATCHING
+    if warnings := warnings_of(pairs):
+        more["Warning"] = warnings
     if any(name == "limit" and int(value) == 0 for name, value in pairs):
         return Response("[]", media_type=_DOCUMENTS[0].media_type, headers=more)
     # XML is asked for without its parts here, and with them in metadata.

@@ -6,15 +6,15 @@ import re
 from urllib.parse import parse_qsl
 
 from fastapi import HTTPException, Request
+from pydicom.datadict import tag_for_keyword
 
-__all__ = ["NO_FUZZY_MATCHING", "parameters", "search_query"]
+__all__ = ["parameters", "search_query", "warnings_of"]
 
-NO_FUZZY_MATCHING = (
-    '299 mrisr_node "The fuzzymatching parameter is not supported. Only literal matching has been'
-    ' performed."'
+# In the standard's words (PS3.18 8.3.4.2).
+_NO_FUZZY_MATCHING = (
+    "The fuzzymatching parameter is not supported. Only literal matching has been performed."
 )
-"""The warning in the standard's words (PS3.18 8.3.4.2)."""
-
+_CONTROLS = frozenset({"limit", "offset", "includefield", "fuzzymatching", "accept", "charset"})
 _MOST_PARAMETERS = 200
 # What Orthanc is asked for in the place of "all", which it does not know: what it can tell of each
 # level (PS3.18 10.6.3.3 and PS3.4 C.6.2.1), besides what it always tells.
@@ -29,6 +29,7 @@ _ALL = {
     "00280004,00280008,00280010,00280011,00280030,00280100,00281050,00281051",
 }
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -46,6 +47,23 @@ def parameters(request: Request) -> list[tuple[str, str]]:
     except ValueError as error:
         raise HTTPException(400, f"at most {_MOST_PARAMETERS} parameters are taken") from error
     return [(name, value) for name, value in pairs if _NAME.fullmatch(name)]
+
+
+def warnings_of(pairs: list[tuple[str, str]]) -> str:
+    """Return what a search did not heed, as a Warning header (RFC 7234); empty: it heeded all.
+
+    What is no attribute restricts nothing, so a filter that is misspelt finds everybody.
+    """
+    said = [_NO_FUZZY_MATCHING] if ("fuzzymatching", "true") in pairs else []
+    if unknown := list(dict.fromkeys(name for name, _ in pairs if not _is_known(name))):
+        said.append(f"Not known, and ignored: {', '.join(unknown)[:500]}")
+    return ", ".join(f'299 mrisr_node "{words}"' for words in said)
+
+
+def _is_known(name: str) -> bool:
+    return name in _CONTROLS or all(
+        _TAG.fullmatch(part) or tag_for_keyword(part) is not None for part in name.split(".")
+    )
 
 
 def search_query(pairs: list[tuple[str, str]], level: str) -> bytes:

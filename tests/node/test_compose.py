@@ -51,6 +51,7 @@ def test_every_part_of_the_node_is_there(ours: dict[str, Any]) -> None:
     commands = {tuple(service["command"]) for service in ours.values()}
     assert commands == {
         ("receive",), ("serve",), ("work", "cpu"), ("work", "gpu"), ("work", "delivery"),
+        ("work", "pairs"),
     }  # fmt: skip
 
 

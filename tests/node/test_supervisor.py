@@ -17,7 +17,15 @@ from mrisr_node.node.orthanc import storage_of
 from mrisr_node.node.supervisor import Node, is_running
 from mrisr_node.settings import Settings, load_settings
 
-NAMES = {"orthanc", "receiver", "cpu-worker", "gpu-worker", "delivery-worker", "web"}
+NAMES = {
+    "orthanc",
+    "receiver",
+    "cpu-worker",
+    "gpu-worker",
+    "delivery-worker",
+    "pairs-worker",
+    "web",
+}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:

@@ -278,6 +278,16 @@ def test_search_says_what_it_does_not_do(tool, study):
     assert found.json()
     assert "fuzzymatching" in found.headers["warning"]
     assert "warning" not in tool.get("/dicom-web/studies?fuzzymatching=false").headers
+
+
+def test_a_misspelt_filter_is_named(tool):
+    known = "PatientID=1&00100010=x&RequestAttributesSequence.ScheduledProcedureStepID=1&limit=1"
+    assert "warning" not in tool.get(f"/dicom-web/series?{known}").headers
+    found = tool.get("/dicom-web/studies?PatientsName=x&StudyDates=1&fuzzymatching=true")
+    assert found.json() == tool.get("/dicom-web/studies").json()
+    fuzzy, ignored = found.headers["warning"].split('", ')
+    assert "fuzzymatching" in fuzzy
+    assert ignored == '299 mrisr_node "Not known, and ignored: PatientsName, StudyDates"'
     # A part of a name is none, as the standard has it; without regard to its case, as it allows.
     for name, there in (("Colin", False), ("colin^27", True), ("*lin*", True), ("Colin?27", True)):
         answer = tool.get("/dicom-web/studies", params={"PatientName": name})
