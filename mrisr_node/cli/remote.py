@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import time
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,18 +18,16 @@ from urllib.parse import urlsplit
 import httpx
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.results.stow_requests import Message, batches, refused_in
 
 __all__ = ["Outcome", "Server", "ServerError"]
 
 _TIMEOUT = httpx.Timeout(60.0, read=600.0)
-# Of one STOW-RS request, which is held in memory.
-_BATCH, _BATCH_BYTES = 24, 64 * 1024**2
 _ASK_EVERY = 2.0
 # Seconds after which a series that the node does not know was not forwarded to it.
 _UNSEEN = 180.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENDED = frozenset({"done", "skipped", "failed", "cancelled"})
-_FAILED, _REASON, _UID = "00081198", "00081197", "00081155"
 
 
 class ServerError(NodeError):
@@ -99,17 +96,10 @@ class Server:
             In words, what was not taken.
         """
         refused, done = [], 0
-        for batch in _batches(paths):
-            boundary = uuid.uuid4().hex
+        for batch in batches(paths):
+            message = Message(batch)
             answer = self._request(
-                "POST",
-                "/dicom-web/studies",
-                content=_multipart(batch, boundary),
-                headers={
-                    "Content-Type": 'multipart/related; type="application/dicom";'
-                    f" boundary={boundary}",
-                    "Accept": "application/dicom+json",
-                },
+                "POST", "/dicom-web/studies", content=message.body, headers=message.headers
             )
             if answer.status_code not in (200, 202, 409):
                 raise _error(answer)
@@ -219,35 +209,9 @@ def _error(answer: httpx.Response) -> ServerError:
     return ServerError(f"the server answers {answer.status_code}: {detail}")
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    size = 0
-    for path in paths:
-        here = path.stat().st_size
-        if batch and (len(batch) == _BATCH or size + here > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(path)
-        size += here
-    if batch:
-        yield batch
-
-
-def _multipart(paths: Sequence[Path], boundary: str) -> bytes:
-    """Return a body of whole files, as they are (RFC 2387)."""
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    parts = [head + path.read_bytes() + b"\r\n" for path in paths]
-    return b"".join([*parts, f"--{boundary}--\r\n".encode()])
-
-
 def _refused(answer: httpx.Response) -> list[str]:
     """Return what an answer says was not stored (PS3.18, table 10.5.3-1)."""
     try:
-        failed = answer.json().get(_FAILED, {}).get("Value", [])
-        return [
-            f"{one.get(_UID, {}).get('Value', ['?'])[0]}:"
-            f" 0x{int(one.get(_REASON, {}).get('Value', [0])[0]):04X}"
-            for one in failed
-        ]
+        return [f"{uid}: 0x{reason:04X}" for uid, reason in refused_in(answer.json()).items()]
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ServerError(f"the server's answer {answer.status_code} is no STOW-RS one") from None
