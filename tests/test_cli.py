@@ -93,6 +93,15 @@ def test_a_misspelt_variable_is_an_error(tmp_path):
     assert "there is no setting MRISR_ACCEPTED_ADRESSES" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["jobs"], ["send-again", "--all"]])
+def test_a_token_for_a_node_elsewhere_is_no_obstacle_here(make_settings, command):
+    settings = make_settings()
+    open_records(settings.database_path)
+    done = _run(*command, MRISR_DATA_DIR=settings.data_dir, MRISR_TOKEN="mrisr_x",
+                MRISR_TOKEN_FILE="/nowhere")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_node_without_its_checkpoint_does_not_start(tmp_path):
     done = _run("up", MRISR_DATA_DIR=tmp_path, MRISR_CHECKPOINT="nope", timeout=120)
     assert done.returncode == 1

@@ -39,7 +39,8 @@ from mrisr_node.settings.fields import (
 
 __all__ = ["Settings", "load_settings"]
 
-_NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
+# Of Compose, and of commands for a node elsewhere.
+_NOT_OURS = ("config", "web_bind", "token", "token_file")
 
 
 class Settings(
