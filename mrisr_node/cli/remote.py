@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,9 @@ class Server:
         while True:
             for uid in sent.keys() - ended.keys():
                 row = next(iter(self.series(series_instance_uid=uid)[0]), None)
+                if row is not None and _stays(row, sent[uid]):
+                    ended[uid] = Outcome(uid, row["state"], row["reason"])
+                    continue
                 # What it was before the instances arrived says nothing about them.
                 if row is None or row["instances"] < sent[uid]:
                     if time.monotonic() - began > _UNSEEN:
@@ -199,6 +202,12 @@ def _token() -> str:
         except OSError as error:
             raise SettingsError(f"MRISR_TOKEN_FILE cannot be read ({error.strerror})") from error
     raise SettingsError("--server needs a token: set MRISR_TOKEN, or MRISR_TOKEN_FILE to its file")
+
+
+def _stays(row: Mapping[str, Any], sent: int) -> bool:
+    """Tell whether the node has looked at a series in its PACS and lets it stay there."""
+    there = row["expected_instances"] or 0
+    return row["state"] == "skipped" and row["instances"] == 0 and there >= sent
 
 
 def _error(answer: httpx.Response) -> ServerError:

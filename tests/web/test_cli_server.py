@@ -34,6 +34,11 @@ def run(door, *arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_series(door):
+    Series.delete().execute()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A series that nobody has sent yet, in files."""
@@ -46,7 +51,6 @@ def folder(tmp_path):
 
 
 def test_jobs(door):
-    Series.delete().execute()
     failed = Series.create(series_instance_uid="1.1", study_instance_uid="1", description="T1 tra",
                            state=State.FAILED.value, reason="out of tea")  # fmt: skip
     Series.create(series_instance_uid="1.2", study_instance_uid="1", state=State.DONE.value)
@@ -102,7 +106,6 @@ def test_where_a_server_cannot_be(door):
 
 def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     """The workers' part is played here; all else is real."""
-    Series.delete().execute()
     place = tmp_path / "in"
     place.mkdir()
     for number, image in enumerate(results.study.source):
@@ -142,3 +145,36 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["series-001"]
     again = run(door, "resolve", place, tmp_path / "out")
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_resolve_of_what_is_no_mr_says_so_at_once(door, folder, tmp_path):
+    """The part of the node that looks through the PACS is played here."""
+    study, place = folder
+    reason = "modality 'CT': only MR images are processed"
+
+    def note(there: int) -> Series:
+        series = Series.create(
+            series_instance_uid=study.source_uid, study_instance_uid=study.study, modality="CT",
+            expected_instances=there,
+        )  # fmt: skip
+        series.move(State.COMPLETE, "in the PACS, not sent to the node")
+        series.move(State.SKIPPED, reason)
+        return series
+
+    # What was looked at before all of it was there, may be sent to the node still.
+    note(1)
+
+    def look_again() -> None:
+        with records.connection():
+            time.sleep(8)
+            Series.delete().execute()
+            note(len(study.source))
+
+    thread = threading.Thread(target=look_again)
+    thread.start()
+    done = run(door, "resolve", place, tmp_path / "out", "--json")
+    thread.join()
+    assert done.returncode == 1, done.stderr
+    [one] = json.loads(done.stdout)
+    assert (one["state"], one["reason"]) == ("skipped", reason)
+    assert not (tmp_path / "out").exists()
