@@ -116,6 +116,16 @@ def test_results_do_not_go_among_the_sources(tmp_path):
         assert "OUT must not lie in IN" in done.stderr
 
 
+def test_resolve_offers_what_a_series_can_become(tmp_path):
+    assert "native|mni>" in _run("resolve", "--help", COLUMNS=200).stdout
+    done = _run("resolve", tmp_path, tmp_path / "out", "--recipe", "pairs", COLUMNS=200)
+    assert done.returncode == 2
+    assert "'pairs' is not one of 'native', 'mni'" in done.stderr
+    done = _run("resolve", tmp_path, tmp_path / "out", MRISR_RECIPE="pairs")
+    assert done.returncode == 2
+    assert "recipe: pairs are made of uploaded scans" in done.stderr.replace("\n", " ")
+
+
 def test_resolve_of_nothing_fails_with_words(tmp_path):
     (tmp_path / "in").mkdir()
     done = _run("resolve", tmp_path / "in", tmp_path / "out")
@@ -213,6 +223,18 @@ def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
     assert "1 of 2 stored" in nameless.stdout, nameless.stderr
     assert "nameless.dcm: it does not say" in nameless.stderr
     assert "odd.dcm: it cannot be read as DICOM" in odd.stderr
+
+
+def test_send_says_what_is_wrong_with_a_file(tmp_path):
+    image = dcmread(write_sample(tmp_path / "in", Acquisition(slices=3, matrix=32)).paths[0])
+    del image.SeriesInstanceUID
+    image.save_as(tmp_path / "a.dcm")
+    done = _run("send", tmp_path / "a.dcm", COLUMNS=200)
+    assert (done.returncode, done.stdout) == (1, "0 of 1 stored\n")
+    assert "a.dcm: it has no Series Instance UID" in done.stderr
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    done = _run("send", tmp_path / "b.dcm", COLUMNS=200)
+    assert "b.dcm: it cannot be read as DICOM" in done.stderr
 
 
 def test_a_wrong_setting_is_named():

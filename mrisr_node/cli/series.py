@@ -41,6 +41,13 @@ class Target(StrEnum):
     NODE = "node"
 
 
+class SeriesRecipe(StrEnum):
+    """What a series of DICOM can become; pairs are made of uploaded scans."""
+
+    NATIVE = Recipe.NATIVE.value
+    MNI = Recipe.MNI.value
+
+
 @command
 def send(
     context: typer.Context,
@@ -54,6 +61,8 @@ def send(
     remote = server(context)
     files, odd = _storable(paths)
     if not files:
+        if odd:
+            _tell_stored(len(odd), odd)
         raise SettingsError("there is no DICOM file in what was named")
     if remote is not None:
         with progress_bar() as bar:
@@ -96,8 +105,19 @@ def _storable(paths: list[Path]) -> tuple[list[Path], list[str]]:
             else:
                 odd.append(f"{file.name}: it does not say what kind of object it holds")
         if path.is_file() and not found:
-            odd.append(f"{path.name}: it cannot be read as DICOM")
+            odd.append(f"{path.name}: {_why_not(path)}")
     return files, odd
+
+
+def _why_not(path: Path) -> str:
+    """Say why a file that was named is of no series."""
+    from pydicom import dcmread
+
+    try:
+        dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+    except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged header
+        return "it cannot be read as DICOM"
+    return "it has no Series Instance UID (0020,000E), so it belongs to no series"
 
 
 def _tell_stored(count: int, refused: list[str]) -> NoReturn:
@@ -193,7 +213,9 @@ def resolve(
     context: typer.Context,
     in_dir: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="DICOM in")],
     out_dir: Annotated[Path, typer.Argument(file_okay=False, help="DICOM out")],
-    recipe: Annotated[Recipe | None, typer.Option(help="native or mni")] = None,
+    recipe: Annotated[
+        SeriesRecipe | None, typer.Option(help="for reading, or for research; else the settings'")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """Super-resolve a folder of DICOM series into another: with no server at all, or by one."""
@@ -203,7 +225,7 @@ def resolve(
         if recipe is not None:
             raise SettingsError("the recipe is the server's own; leave --recipe out")
         _resolve_elsewhere(remote, in_dir, out_dir, as_json)
-    settings = load_settings(**({"recipe": recipe} if recipe else {}))
+    settings = load_settings(**({"recipe": Recipe(recipe)} if recipe else {}))
     if in_dir.resolve() in (out_dir.resolve(), *out_dir.resolve().parents):
         raise SettingsError("OUT must not lie in IN: results would be taken for sources")
     numbers: dict[str, int] = {}
