@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ class Outcome:
     state: str
     reason: str = ""
     folder: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Server:
@@ -142,10 +143,17 @@ class Server:
                 return ended
             time.sleep(_ASK_EVERY)
 
-    def download(self, uid: str, place: Path) -> None:
-        """Fetch the result of a series, all of its stacks, into a new folder."""
+    def download(self, uid: str, place: Path) -> dict[str, float]:
+        """Fetch the result of a series, all of its stacks, into a new folder.
+
+        Returns
+        -------
+        dict of str to float
+            The seconds that each stage took there.
+        """
         row = self.series(series_instance_uid=uid)[0][0]["id"]
-        stacks = len(self._ask("GET", f"/api/results/{row}").json()["stacks"])
+        result = self._ask("GET", f"/api/results/{row}").json()
+        stacks = len(result["stacks"])
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mrisr-", dir=place.parent) as work:
             whole = Path(work) / "whole"
@@ -153,6 +161,7 @@ class Server:
                 folder = whole if stacks == 1 else whole / f"stack-{number}"
                 self._unpack(f"/api/results/{row}/dicom?stack={number}", Path(work), folder)
             whole.rename(place)
+        return dict(result["seconds"])
 
     def _unpack(self, path: str, work: Path, folder: Path) -> None:
         archive = work / "result.zip"
@@ -211,6 +220,11 @@ def _stays(row: Mapping[str, Any], sent: int) -> bool:
 
 
 def _error(answer: httpx.Response) -> ServerError:
+    if answer.status_code == 401:
+        return ServerError(
+            "the server answers 401: the token is wrong, or valid no more; put another one into"
+            " MRISR_TOKEN, or into the file that MRISR_TOKEN_FILE names"
+        )
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, LookupError, TypeError):

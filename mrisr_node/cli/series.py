@@ -269,9 +269,9 @@ def _resolve_elsewhere(remote: Server, in_dir: Path, out_dir: Path, as_json: boo
         for uid, outcome in ended.items():
             if outcome.state == "done":
                 bar.update(task, description="fetching")
-                remote.download(uid, places[uid])
-                outcome = replace(outcome, folder=places[uid])
-            results.append({**asdict(outcome), "seconds": {}})
+                seconds = remote.download(uid, places[uid])
+                outcome = replace(outcome, folder=places[uid], seconds=seconds)
+            results.append(asdict(outcome))
     _tell_resolved(results, as_json)
 
 

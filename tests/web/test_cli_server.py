@@ -18,7 +18,7 @@ from web_samples import as_file, make_study
 from mrisr_node import records
 from mrisr_node.choices import ResultKind
 from mrisr_node.people.tokens import create_token
-from mrisr_node.records import ApiToken, Instance, Job, Series, State
+from mrisr_node.records import ApiToken, Instance, Job, Series, StageRun, State
 from mrisr_node.results.delivery import Pacs
 
 TOOL = Path(sys.executable).with_name("mrisr-node")
@@ -85,6 +85,8 @@ def test_the_token_comes_from_the_environment_or_a_file(door, tmp_path):
     assert gone.returncode == 2
     wrong = run(door, "jobs", MRISR_TOKEN="mrisr_wrong")
     assert (wrong.returncode, "401" in wrong.stderr) == (1, True)
+    assert "MRISR_TOKEN_FILE" in wrong.stderr
+    assert "sign-in" not in wrong.stderr
     token = create_token("admin", "reading")
     ApiToken.update(scopes="read").where(ApiToken.name == "reading").execute()
     narrow = run(door, "jobs", "--retry", 1, MRISR_TOKEN=token)
@@ -124,6 +126,8 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
                 Instance.create(series=series, sop_instance_uid=one.SOPInstanceUID, size=1,
                                 path=str(number), sha256="")  # fmt: skip
             job = Job.create(series=series, recipe="native", stage="store")
+            StageRun.create(job=job, stage="brain", started_at=1.0, seconds=2.5, voxels=1,
+                            finished=True)  # fmt: skip
             time.sleep(3)
             job.outcome = json.dumps(known(results))
             job.result_series_uid, job.delivered_at = image.series_instance_uid, time.time()
@@ -137,6 +141,7 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     assert done.returncode == 0, done.stderr
     [one] = json.loads(done.stdout)
     assert (one["state"], one["folder"]) == ("done", str(tmp_path / "out" / "series-001"))
+    assert one["seconds"] == {"brain": 2.5}
     found = Path(one["folder"])
     assert {path.name for path in found.iterdir()} == {kind.value for kind in results.series}
     assert len(list((found / "image").iterdir())) == len(image.paths)
