@@ -161,6 +161,32 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
 
 
+def test_what_is_piped_is_not_wrapped(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    reason = "a reason that goes on and on, " * 5
+    series = Series.create(
+        series_instance_uid="1.2.3", study_instance_uid="1.2", description="FSE PD AXIAL OBL" * 4
+    )
+    series.move(State.COMPLETE)
+    series.move(State.SKIPPED, reason.strip())
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [TOOL, "jobs"], env=environment | {"MRISR_DATA_DIR": str(settings.data_dir)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    assert first.endswith(series.description)
+    assert second.strip() == reason.strip()
+
+
+def test_send_again_of_what_there_is_not(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    done = _run("send-again", 999, MRISR_DATA_DIR=settings.data_dir)
+    assert (done.returncode, done.stderr) == (1, "mrisr-node: there is no series 999\n")
+
+
 def test_records_that_cannot_be_used_are_named_without_a_traceback(make_settings):
     settings = make_settings()
     settings.database_path.parent.mkdir(parents=True, exist_ok=True)
