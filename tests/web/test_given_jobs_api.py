@@ -103,3 +103,16 @@ def test_what_the_client_has_is_not_sent_again(tool, door):
     ):  # fmt: skip
         answer = tool.get(f"/api/files/{file.key}", headers={"If-None-Match": known})
         assert answer.status_code == status, known
+
+
+def test_a_batch_says_which_item_is_wrong(tool, door):
+    good, odd = stored(door.settings), stored(door.settings, facts="{}")
+    for bad, status, words in (("0" * 32, 404, "no such file"), (odd.key, 422, "as NIfTI")):
+        items = [{"file": good.key}, {"file": bad}]
+        answer = tool.post("/api/inference/batch", json={"items": items})
+        assert answer.status_code == status
+        assert answer.json()["detail"].startswith("items[1]: ")
+        assert words in answer.json()["detail"]
+    assert not Series.select().exists()
+    alone = tool.post("/api/inference", json={"file": "0" * 32})
+    assert "items" not in alone.json()["detail"]
