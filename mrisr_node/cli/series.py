@@ -141,6 +141,7 @@ def jobs(
             remote.retry(retry)
         rows, total = remote.series(state=state and state.value, limit=min(limit, 500))
     else:
+        from mrisr_node.jobs.given_files import names_of_files
         from mrisr_node.jobs.overview import Which, count, overview
         from mrisr_node.jobs.recovery import retry as retry_series
 
@@ -149,6 +150,10 @@ def jobs(
             retry_series(retry)
         which = Which(state=state)
         rows, total = [asdict(row) for row in overview(which, limit=limit)], count(which)
+        names = names_of_files([row["id"] for row in rows])
+        for row in rows:
+            if row["id"] in names:
+                row["description"] = f"{names[row['id']]}: {row['description']}"
     if retry is not None:
         out.print(f"series {retry} is queued again")
     elif as_json:
@@ -164,7 +169,7 @@ def _tell(row: Mapping[str, Any]) -> None:
     """Print a series: what it is on one line, and why on the next, however narrow the terminal."""
     received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
     stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
-    known = (received, row["state"], stage, _left(row["time_left"]), f"{row['instances']} images")
+    known = (received, row["state"], stage, _left(row["time_left"]), _images(row))
     said = plain("  ".join(filter(None, (*known, row["description"]))))
     out.print(Text.assemble((f"{row['id']:>5}", "bold"), "  ", said))
     if reason := _reason(row):
@@ -193,6 +198,13 @@ def send_again(
             dead_letters.send_again(settings, one)
         sent = len(series or [])
     out.print(f"{sent} result{'' if sent == 1 else 's'} will be sent again")
+
+
+def _images(row: Mapping[str, Any]) -> str:
+    """Say how many images came; a series that is files has none."""
+    if row["format"] != "dicom":
+        return ""
+    return "1 image" if row["instances"] == 1 else f"{row['instances']} images"
 
 
 def _reason(row: Mapping[str, Any]) -> str:

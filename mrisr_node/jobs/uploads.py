@@ -177,8 +177,8 @@ class Uploads:
         if not sorted_.accepted:
             raise Unusable(sorted_.words(found.left_out) or "it holds nothing that can be used")
         refused = self._pacs.stow_files([path for path, _ in sorted_.accepted])
-        sent, sorted_.accepted = sorted_.accepted, []
-        for path, header in sent:
+        screened, sorted_.accepted = sorted_.accepted, []
+        for path, header in screened:
             if (uid := header.sop_instance_uid) in refused:
                 draft = self._spool.draft(path.read_bytes())
                 self._reject(upload, draft, refused[uid], sorted_, uid)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from given_samples import given
 from pydicom import dcmread
 from test_results_page import known
 from web_samples import as_file, make_study
@@ -63,6 +64,23 @@ def test_jobs(door):
     assert Series.get_by_id(failed.id).state == State.RECEIVING
     again = run(door, "jobs", "--retry", failed.id)
     assert (again.returncode, "can be tried again" in again.stderr) == (1, True)
+
+
+def test_jobs_names_files_and_counts_no_images_of_them(door):
+    given(door.settings)
+    Series.create(series_instance_uid="1.1", study_instance_uid="1", description="T1 cor")
+    environment = os.environ | {
+        "MRISR_DATA_DIR": str(door.settings.data_dir), "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    here = subprocess.run(
+        [TOOL, "jobs"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    for told in (run(door, "jobs"), here):
+        lines = told.stdout.splitlines()
+        [file] = [line for line in lines if "head.nii.gz: NIfTI, 64" in line]
+        assert "images" not in file
+        [series] = [line for line in lines if "T1 cor" in line]
+        assert "0 images" in series
 
 
 def test_send_stores_the_very_files(door, folder, tmp_path):
