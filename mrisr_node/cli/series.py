@@ -25,6 +25,7 @@ from mrisr_node.cli.console import (
     progress_bar,
     server,
 )
+from mrisr_node.counts import counted
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import State
@@ -197,14 +198,14 @@ def send_again(
         for one in series or []:
             dead_letters.send_again(settings, one)
         sent = len(series or [])
-    out.print(f"{sent} result{'' if sent == 1 else 's'} will be sent again")
+    out.print(f"{counted(sent, 'result')} will be sent again")
 
 
 def _images(row: Mapping[str, Any]) -> str:
     """Say how many images came; a series that is files has none."""
     if row["format"] != "dicom":
         return ""
-    return "1 image" if row["instances"] == 1 else f"{row['instances']} images"
+    return counted(row["instances"], "image")
 
 
 def _reason(row: Mapping[str, Any]) -> str:

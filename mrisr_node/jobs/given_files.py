@@ -19,6 +19,7 @@ from typing import Any
 from pydicom.uid import generate_uid
 
 from mrisr_node.choices import Recipe
+from mrisr_node.counts import counted
 from mrisr_node.durable import sync
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import queue_of, stages_of
@@ -86,8 +87,7 @@ def give_for_pairs(
     owner: str, files: Sequence[StoredFile], options: PairOptions, licence: str | None
 ) -> Series:
     """Queue scans of high resolution, to make pairs of."""
-    count = len(files)
-    words = f"pairs of {count} scan{'' if count == 1 else 's'}"
+    words = f"pairs of {counted(len(files), 'scan')}"
     with transaction():
         series = _new_series(owner, "pairs", words, words)
         PairsSeries.create(

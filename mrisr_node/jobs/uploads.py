@@ -21,6 +21,7 @@ from pathlib import Path
 from peewee import PeeweeException
 
 from mrisr_node import records
+from mrisr_node.counts import counted
 from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.durable import sync
 from mrisr_node.errors import DeliveryError, NodeError
@@ -253,7 +254,9 @@ class Uploads:
         tries = upload.attempts + 1
         if tries >= self._settings.delivery_attempts:
             self._end(
-                upload, UploadState.REFUSED, f"{reason} (tried {tries} times); upload it again"
+                upload,
+                UploadState.REFUSED,
+                f"{reason} (tried {counted(tries, 'time')}); upload it again",
             )
             return
         delay = retry_delay(tries, self._settings.delivery_first_delay)

@@ -20,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
 from mrisr_node.choices import Delivery
+from mrisr_node.counts import counted
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.tls import client_context
@@ -158,9 +159,8 @@ class Pacs:
             there = len(sent) - len(missing)
             raise DeliveryError(f"the PACS shows {there} of {len(sent)} instances that it accepted")
         if more := shown - set(sent):
-            raise DeliveryError(
-                f"the PACS shows {len(more)} instances in the result's series that are not of it"
-            )
+            odd = counted(len(more), "instance")
+            raise DeliveryError(f"the PACS shows {odd} in the result's series beside its own")
 
     @contextmanager
     def _session(self) -> Iterator[BoundedSession]:
@@ -264,7 +264,9 @@ def _check_stow(answer: Dataset, sent: set[str]) -> None:
     failed = answer.get("FailedSOPSequence") or []
     if failed:
         reason = int(failed[0].get("FailureReason") or 0)
-        raise DeliveryError(f"STOW-RS: {len(failed)} instances refused, first with 0x{reason:04X}")
+        raise DeliveryError(
+            f"STOW-RS: {counted(len(failed), 'instance')} refused, first with 0x{reason:04X}"
+        )
     stored = {
         str(item.get("ReferencedSOPInstanceUID"))
         for item in answer.get("ReferencedSOPSequence") or []
