@@ -18,14 +18,15 @@ STORED, REFUSED = "00081199", "00081198"
 class BadPacs:
     """What it does with a request is its `mood`; what it stored is in `kept`, by UID: its series.
 
-    Moods: ``good``, ``half`` (stores every other and says so), ``liar`` (says success and stores
-    nothing), ``forgetful`` (says success and stores half), ``silent``, ``drip`` (a byte now and
-    then), ``hangs up``, ``nonsense`` (success with a web page), ``pages`` (shows three instances an
-    answer), or an HTTP status.
+    Moods: ``good``, ``half`` (stores every other and says so, with `reason`), ``liar`` (says
+    success and stores nothing), ``forgetful`` (says success and stores half), ``silent``, ``drip``
+    (a byte now and then), ``hangs up``, ``nonsense`` (success with a web page), ``pages`` (shows
+    three instances an answer), or an HTTP status.
     """
 
     def __init__(self) -> None:
         self.mood: str | int = "good"
+        self.reason = 0xA700
         self.kept: dict[str, str] = {}
         self.requests: list[str] = []
         self.end = threading.Event()
@@ -45,7 +46,7 @@ class BadPacs:
             taken.append(dataset)
         answer: dict[str, object] = {STORED: {"vr": "SQ", "Value": [_item(d) for d in taken]}}
         if refused:
-            items = [_item(d) | {"00081197": {"vr": "US", "Value": [0xA700]}} for d in refused]
+            items = [_item(d) | {"00081197": {"vr": "US", "Value": [self.reason]}} for d in refused]
             answer[REFUSED] = {"vr": "SQ", "Value": items}
         return answer
 

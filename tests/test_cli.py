@@ -93,6 +93,15 @@ def test_a_misspelt_variable_is_an_error(tmp_path):
     assert "there is no setting MRISR_ACCEPTED_ADRESSES" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["jobs"], ["send-again", "--all"]])
+def test_a_token_for_a_node_elsewhere_is_no_obstacle_here(make_settings, command):
+    settings = make_settings()
+    open_records(settings.database_path)
+    done = _run(*command, MRISR_DATA_DIR=settings.data_dir, MRISR_TOKEN="mrisr_x",
+                MRISR_TOKEN_FILE="/nowhere")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_node_without_its_checkpoint_does_not_start(tmp_path):
     done = _run("up", MRISR_DATA_DIR=tmp_path, MRISR_CHECKPOINT="nope", timeout=120)
     assert done.returncode == 1
@@ -105,6 +114,16 @@ def test_results_do_not_go_among_the_sources(tmp_path):
         done = _run("resolve", tmp_path / "in", target)
         assert done.returncode == 2
         assert "OUT must not lie in IN" in done.stderr
+
+
+def test_resolve_offers_what_a_series_can_become(tmp_path):
+    assert "native|mni>" in _run("resolve", "--help", COLUMNS=200).stdout
+    done = _run("resolve", tmp_path, tmp_path / "out", "--recipe", "pairs", COLUMNS=200)
+    assert done.returncode == 2
+    assert "'pairs' is not one of 'native', 'mni'" in done.stderr
+    done = _run("resolve", tmp_path, tmp_path / "out", MRISR_RECIPE="pairs")
+    assert done.returncode == 2
+    assert "recipe: pairs are made of uploaded scans" in done.stderr.replace("\n", " ")
 
 
 def test_resolve_of_nothing_fails_with_words(tmp_path):
@@ -140,6 +159,32 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     )
     unknown = _run("jobs", "--retry", 99, MRISR_DATA_DIR=settings.data_dir)
     assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
+
+
+def test_what_is_piped_is_not_wrapped(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    reason = "a reason that goes on and on, " * 5
+    series = Series.create(
+        series_instance_uid="1.2.3", study_instance_uid="1.2", description="FSE PD AXIAL OBL" * 4
+    )
+    series.move(State.COMPLETE)
+    series.move(State.SKIPPED, reason.strip())
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [TOOL, "jobs"], env=environment | {"MRISR_DATA_DIR": str(settings.data_dir)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    assert first.endswith(series.description)
+    assert second.strip() == reason.strip()
+
+
+def test_send_again_of_what_there_is_not(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    done = _run("send-again", 999, MRISR_DATA_DIR=settings.data_dir)
+    assert (done.returncode, done.stderr) == (1, "mrisr-node: there is no series 999\n")
 
 
 def test_records_that_cannot_be_used_are_named_without_a_traceback(make_settings):
@@ -204,6 +249,18 @@ def test_send_stores_a_folder_in_the_node(make_settings, tmp_path):
     assert "1 of 2 stored" in nameless.stdout, nameless.stderr
     assert "nameless.dcm: it does not say" in nameless.stderr
     assert "odd.dcm: it cannot be read as DICOM" in odd.stderr
+
+
+def test_send_says_what_is_wrong_with_a_file(tmp_path):
+    image = dcmread(write_sample(tmp_path / "in", Acquisition(slices=3, matrix=32)).paths[0])
+    del image.SeriesInstanceUID
+    image.save_as(tmp_path / "a.dcm")
+    done = _run("send", tmp_path / "a.dcm", COLUMNS=200)
+    assert (done.returncode, done.stdout) == (1, "0 of 1 stored\n")
+    assert "a.dcm: it has no Series Instance UID" in done.stderr
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    done = _run("send", tmp_path / "b.dcm", COLUMNS=200)
+    assert "b.dcm: it cannot be read as DICOM" in done.stderr
 
 
 def test_a_wrong_setting_is_named():

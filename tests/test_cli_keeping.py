@@ -57,7 +57,7 @@ def test_backup_and_restore(settings, make_settings, tmp_path):
     Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
     made = _run(settings, "backup", tmp_path / "a.tar")
     assert made.returncode == 0, made.stderr
-    assert "a.tar: 1 files" in made.stdout.replace("\n", "")
+    assert "a.tar: 1 file," in made.stdout.replace("\n", "")
     other = make_settings(data_dir=tmp_path / "other")
     refused = _run(settings, "restore", tmp_path / "a.tar")
     assert refused.returncode == 2

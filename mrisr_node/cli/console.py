@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -33,14 +34,26 @@ __all__ = [
 ]
 
 _ELSEWHERE = ("jobs", "send", "resolve")
+# Columns of what is no terminal: nobody sees where its lines end.
+_ENDLESS = 10_000
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that wraps at the edge of a terminal, and nowhere else."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _ENDLESS
+    return console
+
+
+out = _console()
+err = _console(stderr=True)
 
 
 def _tell_version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from mrisr_node.cli.console import app, command, err, existing_node, out, plain, progress_bar
+from mrisr_node.counts import counted
 from mrisr_node.settings import load_settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def show(
         "reason": entry.reason,
         "AE title": entry.sender,
         "address": entry.address,
-        "size": "its file is gone" if entry.size is None else f"{entry.size} bytes",
+        "size": "its file is gone" if entry.size is None else counted(entry.size, "byte"),
     }
     for name, value in (known | facts).items():
         if value:
@@ -105,7 +106,7 @@ def delete(
     kept = _quarantine()
     for key in keys:
         kept.entry(key)
-    number = "1 object" if len(keys) == 1 else f"{len(keys)} objects"
+    number = counted(len(keys), "object")
     if not yes:
         typer.confirm(
             f"Delete {number} for good? There may be no other copy.", abort=True, err=True
@@ -129,7 +130,7 @@ def backup(
         )
     for name in made.damaged:
         err.print(f"missing or altered in the node: {name}", style="red", markup=False)
-    out.print(f"{made.path}: {made.files} files, {decimal(made.size)}", markup=False)
+    out.print(f"{made.path}: {counted(made.files, 'file')}, {decimal(made.size)}", markup=False)
     raise typer.Exit(1 if made.damaged else 0)
 
 
@@ -151,5 +152,6 @@ def restore(
         err.print(plain(words), style="red")
     size = decimal(made.size)
     out.print(
-        f"{made.files} files, {size}, are in {settings.data_dir}; start the node", markup=False
+        f"{counted(made.files, 'file')}, {size}, in {settings.data_dir}; start the node",
+        markup=False,
     )

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mrisr_node.cli.console import app, command, existing_node, out, plain
+from mrisr_node.cli.console import app, command, err, existing_node, out, plain
 from mrisr_node.people.roles import Permission, Role
 from mrisr_node.settings import Settings, load_settings
 
@@ -57,6 +57,9 @@ def add(
     _recorded(settings, f"user add {name} --role {role}")
     if password:
         sys.stdout.write(password + "\n")
+    else:
+        words = f"{name} has no password; `mrisr-node token NAME --user {name}` makes its token"
+        err.print(words, markup=False, highlight=False)
 
 
 @partial(_command, name="list")

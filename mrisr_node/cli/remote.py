@@ -7,11 +7,10 @@ import re
 import shutil
 import tempfile
 import time
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,18 +18,16 @@ from urllib.parse import urlsplit
 import httpx
 
 from mrisr_node.errors import NodeError, SettingsError
+from mrisr_node.results.stow_requests import Message, batches, refused_in
 
 __all__ = ["Outcome", "Server", "ServerError"]
 
 _TIMEOUT = httpx.Timeout(60.0, read=600.0)
-# Of one STOW-RS request, which is held in memory.
-_BATCH, _BATCH_BYTES = 24, 64 * 1024**2
 _ASK_EVERY = 2.0
 # Seconds after which a series that the node does not know was not forwarded to it.
 _UNSEEN = 180.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENDED = frozenset({"done", "skipped", "failed", "cancelled"})
-_FAILED, _REASON, _UID = "00081198", "00081197", "00081155"
 
 
 class ServerError(NodeError):
@@ -45,6 +42,7 @@ class Outcome:
     state: str
     reason: str = ""
     folder: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Server:
@@ -99,17 +97,10 @@ class Server:
             In words, what was not taken.
         """
         refused, done = [], 0
-        for batch in _batches(paths):
-            boundary = uuid.uuid4().hex
+        for batch in batches(paths):
+            message = Message(batch)
             answer = self._request(
-                "POST",
-                "/dicom-web/studies",
-                content=_multipart(batch, boundary),
-                headers={
-                    "Content-Type": 'multipart/related; type="application/dicom";'
-                    f" boundary={boundary}",
-                    "Accept": "application/dicom+json",
-                },
+                "POST", "/dicom-web/studies", content=message.body, headers=message.headers
             )
             if answer.status_code not in (200, 202, 409):
                 raise _error(answer)
@@ -135,6 +126,9 @@ class Server:
         while True:
             for uid in sent.keys() - ended.keys():
                 row = next(iter(self.series(series_instance_uid=uid)[0]), None)
+                if row is not None and _stays(row, sent[uid]):
+                    ended[uid] = Outcome(uid, row["state"], row["reason"])
+                    continue
                 # What it was before the instances arrived says nothing about them.
                 if row is None or row["instances"] < sent[uid]:
                     if time.monotonic() - began > _UNSEEN:
@@ -149,10 +143,17 @@ class Server:
                 return ended
             time.sleep(_ASK_EVERY)
 
-    def download(self, uid: str, place: Path) -> None:
-        """Fetch the result of a series, all of its stacks, into a new folder."""
+    def download(self, uid: str, place: Path) -> dict[str, float]:
+        """Fetch the result of a series, all of its stacks, into a new folder.
+
+        Returns
+        -------
+        dict of str to float
+            The seconds that each stage took there.
+        """
         row = self.series(series_instance_uid=uid)[0][0]["id"]
-        stacks = len(self._ask("GET", f"/api/results/{row}").json()["stacks"])
+        result = self._ask("GET", f"/api/results/{row}").json()
+        stacks = len(result["stacks"])
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mrisr-", dir=place.parent) as work:
             whole = Path(work) / "whole"
@@ -160,6 +161,7 @@ class Server:
                 folder = whole if stacks == 1 else whole / f"stack-{number}"
                 self._unpack(f"/api/results/{row}/dicom?stack={number}", Path(work), folder)
             whole.rename(place)
+        return dict(result["seconds"])
 
     def _unpack(self, path: str, work: Path, folder: Path) -> None:
         archive = work / "result.zip"
@@ -211,7 +213,18 @@ def _token() -> str:
     raise SettingsError("--server needs a token: set MRISR_TOKEN, or MRISR_TOKEN_FILE to its file")
 
 
+def _stays(row: Mapping[str, Any], sent: int) -> bool:
+    """Tell whether the node has looked at a series in its PACS and lets it stay there."""
+    there = row["expected_instances"] or 0
+    return row["state"] == "skipped" and row["instances"] == 0 and there >= sent
+
+
 def _error(answer: httpx.Response) -> ServerError:
+    if answer.status_code == 401:
+        return ServerError(
+            "the server answers 401: the token is wrong, or valid no more; put another one into"
+            " MRISR_TOKEN, or into the file that MRISR_TOKEN_FILE names"
+        )
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, LookupError, TypeError):
@@ -219,35 +232,9 @@ def _error(answer: httpx.Response) -> ServerError:
     return ServerError(f"the server answers {answer.status_code}: {detail}")
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    size = 0
-    for path in paths:
-        here = path.stat().st_size
-        if batch and (len(batch) == _BATCH or size + here > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(path)
-        size += here
-    if batch:
-        yield batch
-
-
-def _multipart(paths: Sequence[Path], boundary: str) -> bytes:
-    """Return a body of whole files, as they are (RFC 2387)."""
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    parts = [head + path.read_bytes() + b"\r\n" for path in paths]
-    return b"".join([*parts, f"--{boundary}--\r\n".encode()])
-
-
 def _refused(answer: httpx.Response) -> list[str]:
     """Return what an answer says was not stored (PS3.18, table 10.5.3-1)."""
     try:
-        failed = answer.json().get(_FAILED, {}).get("Value", [])
-        return [
-            f"{one.get(_UID, {}).get('Value', ['?'])[0]}:"
-            f" 0x{int(one.get(_REASON, {}).get('Value', [0])[0]):04X}"
-            for one in failed
-        ]
+        return [f"{uid}: 0x{reason:04X}" for uid, reason in refused_in(answer.json()).items()]
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ServerError(f"the server's answer {answer.status_code} is no STOW-RS one") from None

@@ -25,6 +25,7 @@ from mrisr_node.cli.console import (
     progress_bar,
     server,
 )
+from mrisr_node.counts import counted
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import State
@@ -41,6 +42,13 @@ class Target(StrEnum):
     NODE = "node"
 
 
+class SeriesRecipe(StrEnum):
+    """What a series of DICOM can become; pairs are made of uploaded scans."""
+
+    NATIVE = Recipe.NATIVE.value
+    MNI = Recipe.MNI.value
+
+
 @command
 def send(
     context: typer.Context,
@@ -54,6 +62,8 @@ def send(
     remote = server(context)
     files, odd = _storable(paths)
     if not files:
+        if odd:
+            _tell_stored(len(odd), odd)
         raise SettingsError("there is no DICOM file in what was named")
     if remote is not None:
         with progress_bar() as bar:
@@ -96,8 +106,19 @@ def _storable(paths: list[Path]) -> tuple[list[Path], list[str]]:
             else:
                 odd.append(f"{file.name}: it does not say what kind of object it holds")
         if path.is_file() and not found:
-            odd.append(f"{path.name}: it cannot be read as DICOM")
+            odd.append(f"{path.name}: {_why_not(path)}")
     return files, odd
+
+
+def _why_not(path: Path) -> str:
+    """Say why a file that was named is of no series."""
+    from pydicom import dcmread
+
+    try:
+        dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+    except Exception:  # noqa: BLE001 - pydicom raises anything on a damaged header
+        return "it cannot be read as DICOM"
+    return "it has no Series Instance UID (0020,000E), so it belongs to no series"
 
 
 def _tell_stored(count: int, refused: list[str]) -> NoReturn:
@@ -121,6 +142,7 @@ def jobs(
             remote.retry(retry)
         rows, total = remote.series(state=state and state.value, limit=min(limit, 500))
     else:
+        from mrisr_node.jobs.given_files import names_of_files
         from mrisr_node.jobs.overview import Which, count, overview
         from mrisr_node.jobs.recovery import retry as retry_series
 
@@ -129,6 +151,10 @@ def jobs(
             retry_series(retry)
         which = Which(state=state)
         rows, total = [asdict(row) for row in overview(which, limit=limit)], count(which)
+        names = names_of_files([row["id"] for row in rows])
+        for row in rows:
+            if row["id"] in names:
+                row["description"] = f"{names[row['id']]}: {row['description']}"
     if retry is not None:
         out.print(f"series {retry} is queued again")
     elif as_json:
@@ -144,7 +170,7 @@ def _tell(row: Mapping[str, Any]) -> None:
     """Print a series: what it is on one line, and why on the next, however narrow the terminal."""
     received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
     stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
-    known = (received, row["state"], stage, _left(row["time_left"]), f"{row['instances']} images")
+    known = (received, row["state"], stage, _left(row["time_left"]), _images(row))
     said = plain("  ".join(filter(None, (*known, row["description"]))))
     out.print(Text.assemble((f"{row['id']:>5}", "bold"), "  ", said))
     if reason := _reason(row):
@@ -172,7 +198,14 @@ def send_again(
         for one in series or []:
             dead_letters.send_again(settings, one)
         sent = len(series or [])
-    out.print(f"{sent} result{'' if sent == 1 else 's'} will be sent again")
+    out.print(f"{counted(sent, 'result')} will be sent again")
+
+
+def _images(row: Mapping[str, Any]) -> str:
+    """Say how many images came; a series that is files has none."""
+    if row["format"] != "dicom":
+        return ""
+    return counted(row["instances"], "image")
 
 
 def _reason(row: Mapping[str, Any]) -> str:
@@ -193,7 +226,9 @@ def resolve(
     context: typer.Context,
     in_dir: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="DICOM in")],
     out_dir: Annotated[Path, typer.Argument(file_okay=False, help="DICOM out")],
-    recipe: Annotated[Recipe | None, typer.Option(help="native or mni")] = None,
+    recipe: Annotated[
+        SeriesRecipe | None, typer.Option(help="for reading, or for research; else the settings'")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """Super-resolve a folder of DICOM series into another: with no server at all, or by one."""
@@ -203,7 +238,7 @@ def resolve(
         if recipe is not None:
             raise SettingsError("the recipe is the server's own; leave --recipe out")
         _resolve_elsewhere(remote, in_dir, out_dir, as_json)
-    settings = load_settings(**({"recipe": recipe} if recipe else {}))
+    settings = load_settings(**({"recipe": Recipe(recipe)} if recipe else {}))
     if in_dir.resolve() in (out_dir.resolve(), *out_dir.resolve().parents):
         raise SettingsError("OUT must not lie in IN: results would be taken for sources")
     numbers: dict[str, int] = {}
@@ -247,9 +282,9 @@ def _resolve_elsewhere(remote: Server, in_dir: Path, out_dir: Path, as_json: boo
         for uid, outcome in ended.items():
             if outcome.state == "done":
                 bar.update(task, description="fetching")
-                remote.download(uid, places[uid])
-                outcome = replace(outcome, folder=places[uid])
-            results.append({**asdict(outcome), "seconds": {}})
+                seconds = remote.download(uid, places[uid])
+                outcome = replace(outcome, folder=places[uid], seconds=seconds)
+            results.append(asdict(outcome))
     _tell_resolved(results, as_json)
 
 

@@ -107,7 +107,8 @@ class Assembly:
             complete, why = quiet >= silence, f"no further instance for {silence:g} s"
         elif received == expected:
             complete = evidence.regular or quiet >= silence
-            why = f"all {expected} instances that the PACS knows are here"
+            known = "the only instance" if expected == 1 else f"all {expected} instances"
+            why = f"{known} that the PACS knows {'is' if expected == 1 else 'are'} here"
         elif received > expected:
             complete, why = quiet >= silence, f"no further instance for {silence:g} s"
         else:

@@ -102,7 +102,7 @@ class Part:
 
 
 def give_up(settings: Settings, upload: Upload) -> None:
-    """Delete an upload, row and bytes.
+    """Delete an upload, row and bytes; also one that waits for its next try.
 
     Raises
     ------
@@ -114,7 +114,8 @@ def give_up(settings: Settings, upload: Upload) -> None:
     part = Part(settings, upload) if upload.state == UploadState.RECEIVING.value else None
     try:
         worked_on = [UploadState.CHECKING.value, UploadState.SENDING.value]
-        gone = Upload.delete().where(Upload.id == upload.id, Upload.state.not_in(worked_on))
+        idle = Upload.state.not_in(worked_on) | (Upload.not_before > time.time())
+        gone = Upload.delete().where(Upload.id == upload.id, idle)
         if not gone.execute():
             raise NotReceiving("this upload is being worked on, or was given up")
         (settings.uploads_dir / upload.key).unlink(missing_ok=True)

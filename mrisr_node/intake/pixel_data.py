@@ -12,6 +12,8 @@ from pydicom.encaps import generate_fragments
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
+from mrisr_node.counts import counted
+
 __all__ = ["PixelDataError", "check_pixel_data"]
 
 _MAXIMUM_BYTES = 4 * 1024**3
@@ -65,7 +67,7 @@ def check_pixel_data(file: BinaryIO, header: FileDataset, decode: bool = True) -
     if not syntax.is_encapsulated:
         if end - start < size:
             raise PixelDataError(
-                f"{end - start} bytes of pixel data where the header describes {size}"
+                f"{counted(end - start, 'byte')} of pixel data where the header describes {size}"
             )
         return end
     if not decode:
@@ -80,7 +82,7 @@ def check_pixel_data(file: BinaryIO, header: FileDataset, decode: bool = True) -
                 f"frame {decoded} decodes to {frame.shape[:2]} pixels instead of {(rows, columns)}"
             )
     if decoded != frames:
-        raise PixelDataError(f"{decoded} frames where the header says {frames}")
+        raise PixelDataError(f"{counted(decoded, 'frame')} where the header says {frames}")
     return end
 
 

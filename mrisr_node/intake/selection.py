@@ -9,6 +9,7 @@ from itertools import chain
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from mrisr_node.counts import counted
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.identity import is_own_result
 from mrisr_node.intake.screening import SOP_CLASSES
@@ -255,7 +256,7 @@ def _volume(images: Sequence[Image], rules: SelectionRules) -> Acquisition:
 
 
 def _too_few(count: int, rules: SelectionRules) -> str:
-    return f"{count} slices; at least {rules.minimum_slices} make a volume"
+    return f"{counted(count, 'slice')}; at least {rules.minimum_slices} make a volume"
 
 
 def _unsuitable(dataset: Dataset) -> str | None:

@@ -33,11 +33,13 @@ def send_again(settings: Settings, series_id: int) -> None:
     Raises
     ------
     NoDeadLetter
-        The series did not fail while its result was sent, or the result's files are gone or
+        There is none, it did not fail while its result was sent, or the result's files are gone or
         damaged.
     """
     job = _undelivered().where(Job.series == series_id).first()
     if job is None:
+        if not Series.select().where(Series.id == series_id).exists():
+            raise NoDeadLetter(f"there is no series {series_id}")
         raise NoDeadLetter(f"series {series_id} has no result that the PACS did not take")
     if not has_whole_result(settings.work_dir / str(job.id)):
         Job.update(stage="").where(Job.id == job.id).execute()

@@ -14,10 +14,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from pydicom.uid import generate_uid
 
 from mrisr_node.choices import Recipe
+from mrisr_node.counts import counted
 from mrisr_node.durable import sync
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import queue_of, stages_of
@@ -37,8 +39,8 @@ from mrisr_node.records import (
 from mrisr_node.settings import Settings
 
 __all__ = [
-    "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files", "owner_of",
-    "wake", "with_given_files",
+    "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files",
+    "names_of_files", "owner_of",    "wake", "with_given_files",
 ]  # fmt: skip
 
 
@@ -85,8 +87,7 @@ def give_for_pairs(
     owner: str, files: Sequence[StoredFile], options: PairOptions, licence: str | None
 ) -> Series:
     """Queue scans of high resolution, to make pairs of."""
-    count = len(files)
-    words = f"pairs of {count} scan{'' if count == 1 else 's'}"
+    words = f"pairs of {counted(len(files), 'scan')}"
     with transaction():
         series = _new_series(owner, "pairs", words, words)
         PairsSeries.create(
@@ -227,6 +228,21 @@ def owner_of(job: Job) -> str | None:
         if row is not None:
             return str(row.owner)
     return None
+
+
+def names_of_files(series_ids: Sequence[int], owner: str | None = None) -> dict[int, str]:
+    """Return the names of the files that series are which become no study, by series.
+
+    Parameters
+    ----------
+    owner
+        Only theirs: a name may tell of a patient, and an upload is its owner's alone.
+    """
+    rows: Any = NiftiSeries.select(NiftiSeries.series, StoredFile.name).join(StoredFile)
+    rows = rows.where(NiftiSeries.series.in_(series_ids), NiftiSeries.study.is_null())
+    if owner is not None:
+        rows = rows.where(NiftiSeries.owner == owner)
+    return dict(rows.tuples())
 
 
 def _row_of(series_id: int) -> NiftiSeries | None:

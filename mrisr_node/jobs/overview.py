@@ -77,6 +77,8 @@ class SeriesOverview:
     dead_letter: bool
     """The PACS did not take its result, which is kept and can be sent again."""
     actions: tuple[Action, ...]
+    format: str
+    """``dicom``; ``nifti`` or ``pairs`` where it is made of uploaded files."""
     in_pacs: bool
     """Whether the PACS may know it; a NIfTI file that became no study there it does not."""
 
@@ -161,6 +163,7 @@ def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 -
         result_series_uid=result,
         dead_letter=dead,
         actions=tuple(_actions(series, job, dead)),
+        format=series.format,
         in_pacs=series.format == "dicom" or result is not None,
     )
 

@@ -115,7 +115,7 @@ class Retention:
         if days is None:
             return
         for series in self._ended(states, self._clock() - days * _DAY):
-            self._delete(series, f"older than {days:g} days")
+            self._delete(series, f"older than {days:g} day{'' if days == 1 else 's'}")
 
     def _by_size(self) -> None:
         """Make room: what is done goes before its time while all of it together is too large."""

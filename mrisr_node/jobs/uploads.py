@@ -21,12 +21,13 @@ from pathlib import Path
 from peewee import PeeweeException
 
 from mrisr_node import records
+from mrisr_node.counts import counted
 from mrisr_node.delays import is_due, retry_delay
 from mrisr_node.durable import sync
 from mrisr_node.errors import DeliveryError, NodeError
 from mrisr_node.intake.examiner import Examined, Unusable, examine
 from mrisr_node.intake.incoming import InUse, NotReceiving, give_up
-from mrisr_node.intake.part_10 import as_received, hold_the_same
+from mrisr_node.intake.part_10 import as_received, hold_the_same, say_the_same
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, Header, Rejected
 from mrisr_node.intake.spool import Draft, Spool
@@ -65,10 +66,17 @@ class _Sorted:
 
     def words(self, none_dicom: int) -> str:
         """Say what became of them."""
-        said = [f"{len(self.accepted)} images are in the PACS"] if self.accepted else []
+        count = len(self.accepted)
+        images = "1 image is" if count == 1 else f"{count} images are"
+        said = [f"{images} in the PACS"] if count else []
         said += [f"{count} not taken: {why}" for why, count in self.refused.most_common()]
         if none_dicom:
-            said.append(f"{none_dicom} files are no DICOM and were left out")
+            files = (
+                "1 file is no DICOM and was"
+                if none_dicom == 1
+                else (f"{none_dicom} files are no DICOM and were")
+            )
+            said.append(f"{files} left out")
         return "; ".join(said)
 
 
@@ -103,7 +111,11 @@ class Uploads:
         waiting = [UploadState.CHECKING.value, UploadState.SENDING.value]
         due = 0
         for upload in list(Upload.select().where(Upload.state.in_(waiting)).order_by(Upload.id)):
-            if is_due(upload.not_before, time.time()):
+            # From here on its owner cannot give it up.
+            mine = Upload.update(not_before=0.0).where(
+                Upload.id == upload.id, Upload.state.in_(waiting)
+            )
+            if is_due(upload.not_before, time.time()) and mine.execute():
                 self._work_on(upload)
                 due += 1
         if time.monotonic() - self._tidied >= _TIDY_EVERY:
@@ -165,7 +177,16 @@ class Uploads:
             self._screen(upload, file, sorted_)
         if not sorted_.accepted:
             raise Unusable(sorted_.words(found.left_out) or "it holds nothing that can be used")
-        self._pacs.stow([path for path, _ in sorted_.accepted])
+        refused = self._pacs.stow_files([path for path, _ in sorted_.accepted])
+        screened, sorted_.accepted = sorted_.accepted, []
+        for path, header in screened:
+            if (uid := header.sop_instance_uid) in refused:
+                draft = self._spool.draft(path.read_bytes())
+                self._reject(upload, draft, refused[uid], sorted_, uid)
+            else:
+                sorted_.accepted.append((path, header))
+        if not sorted_.accepted:
+            raise Unusable(sorted_.words(found.left_out))
         series: dict[tuple[str, str], set[str]] = {}
         for _, header in sorted_.accepted:
             key = header.study_instance_uid, header.series_instance_uid
@@ -224,15 +245,18 @@ class Uploads:
         row = Instance.get_or_none(Instance.sop_instance_uid == sop_instance_uid)
         if row is None or row.sha256 == draft.sha256:
             return False
+        here = self._settings.spool_dir / row.path
         with suppress(FileNotFoundError):
-            return not hold_the_same(self._settings.spool_dir / row.path, draft.path)
+            return not (hold_the_same(here, draft.path) or say_the_same(here, draft.path))
         return False  # its copy was deleted: nobody can tell
 
     def _later(self, upload: Upload, reason: str) -> None:
         tries = upload.attempts + 1
         if tries >= self._settings.delivery_attempts:
             self._end(
-                upload, UploadState.REFUSED, f"{reason} (tried {tries} times); upload it again"
+                upload,
+                UploadState.REFUSED,
+                f"{reason} (tried {counted(tries, 'time')}); upload it again",
             )
             return
         delay = retry_delay(tries, self._settings.delivery_first_delay)
@@ -240,7 +264,7 @@ class Uploads:
         Upload.update(
             state=UploadState.SENDING.value, kind=upload.kind, attempts=tries,
             not_before=now + delay, touched_at=now,
-            reason=f"{reason}; next try in {delay:.0f} s",
+            reason=f"{reason}; it will be tried again",
         ).where(Upload.id == upload.id).execute()  # fmt: skip
         _log.warning("upload %d: %s; next try in %.0f s", upload.id, reason, delay)
 

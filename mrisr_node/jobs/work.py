@@ -13,6 +13,7 @@ from peewee import PeeweeException, fn
 from mrisr_node import records
 from mrisr_node.beats import alive
 from mrisr_node.choices import Recipe
+from mrisr_node.counts import counted
 from mrisr_node.delays import Jitter, is_due, jitter, retry_delay
 from mrisr_node.durable import is_disk_full
 from mrisr_node.errors import (
@@ -193,8 +194,8 @@ class Worker:
             )
         if job.attempts >= self._allowed(stage):
             raise StageError(
-                f"died {job.attempts} times (killed, out of memory, or hanging for longer than"
-                " stage_hours); the worker's log says more"
+                f"died {counted(job.attempts, 'time')} (killed, out of memory, or hanging for"
+                " longer than stage_hours); the worker's log says more"
             )
         _log.info("job %d: %s", job.id, stage.value)
         self._deadline.begin()
@@ -253,7 +254,9 @@ class Worker:
         """Try again after a delay that doubles, or give up visibly."""
         job.attempts += 1
         if job.attempts >= self._allowed(stage):
-            self._end(job, State.FAILED, f"{stage.value}: {error} (tried {job.attempts} times)")
+            self._end(
+                job, State.FAILED, f"{stage.value}: {error} (tried {counted(job.attempts, 'time')})"
+            )
             return
         delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
         # What was stored and is not shown, or not kept, is lost: store again before asking again.
@@ -266,7 +269,9 @@ class Worker:
         job.attempts += 1
         words = words_of(error)[:300]
         if job.attempts >= self._allowed(stage):
-            self._end(job, State.FAILED, f"{stage.value}: {words} (tried {job.attempts} times)")
+            self._end(
+                job, State.FAILED, f"{stage.value}: {words} (tried {counted(job.attempts, 'time')})"
+            )
             return
         delay = retry_delay(job.attempts, self._settings.delivery_first_delay, self._jitter)
         job.not_before = time.time() + delay
@@ -280,7 +285,7 @@ class Worker:
         tries = max(1, self._failures(job, DISK_FULL).where(Failure.at >= queued).count())
         words = f"{stage.value}: {words_of(error)[:300]}"
         if tries >= self._settings.delivery_attempts:
-            self._end(job, State.FAILED, f"{words} (tried {tries} times)")
+            self._end(job, State.FAILED, f"{words} (tried {counted(tries, 'time')})")
             return
         delay = retry_delay(tries, self._settings.delivery_first_delay, self._jitter)
         job.stage, job.progress, job.not_before = stage.value, 0.0, time.time() + delay

@@ -20,20 +20,24 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
 from mrisr_node.choices import Delivery
+from mrisr_node.counts import counted
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.tls import client_context
 from mrisr_node.results.bounded_http import BoundedSession
+from mrisr_node.results.stow_requests import Message, batches, refused_in, stored_in
 from mrisr_node.settings import Settings
 
 __all__ = ["Pacs"]
 
-# Instances a request: enough to be quick, few enough that a request fits in memory.
+# C-STOREs that delivery_timeout is for.
 _BATCH = 24
-_BATCH_BYTES = 64 * 1024**2
 
 # Success, and warnings of what is stored all the same (PS3.4 B.2.3).
 _STORED = frozenset({0x0000, 0xB000, 0xB006, 0xB007})
+
+# Answers to a request that would be no other later.
+_BAD_REQUEST = (400, 406, 409, 415, 422)
 
 # What goes wrong on the way, and what dicomweb-client raises on an answer that is none.
 _FAILURES = (
@@ -76,16 +80,24 @@ class Pacs:
         for done in send(paths):
             progress(done / len(paths))
 
-    def stow(self, paths: Sequence[Path]) -> None:
-        """Send instances by STOW-RS, whichever way results go: it forwards no C-STORE of ours.
+    def stow_files(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Send files as they are, by STOW-RS always: the PACS forwards no C-STORE of ours.
+
+        Returns
+        -------
+        dict of str to str
+            Why instances were refused for good, by SOP Instance UID.
 
         Raises
         ------
         DeliveryError
-            As by `store`.
+            The PACS cannot be reached, takes too long, or did not store an instance now.
         """
-        for _ in self._stow(paths):
-            pass
+        refused: dict[str, str] = {}
+        with self._session() as session:
+            for some in batches(paths):
+                refused |= self._stow_files(session, some)
+        return refused
 
     def instances(
         self, study_instance_uid: str, series_instance_uid: str, until: Collection[str] = ()
@@ -147,26 +159,66 @@ class Pacs:
             there = len(sent) - len(missing)
             raise DeliveryError(f"the PACS shows {there} of {len(sent)} instances that it accepted")
         if more := shown - set(sent):
-            raise DeliveryError(
-                f"the PACS shows {len(more)} instances in the result's series that are not of it"
-            )
+            odd = counted(len(more), "instance")
+            raise DeliveryError(f"the PACS shows {odd} in the result's series beside its own")
 
     @contextmanager
-    def _client(self) -> Iterator[DICOMwebClient]:
+    def _session(self) -> Iterator[BoundedSession]:
         settings = self._settings
         with BoundedSession(settings.network_timeout, settings.delivery_timeout) as session:
             session.auth = (settings.orthanc_username, settings.pacs_password())
             # Proxies of the environment are for the internet, not for the PACS.
             session.trust_env = False
-            client = DICOMwebClient(url=f"{settings.pacs_url}/dicom-web", session=session)
+            yield session
+
+    @contextmanager
+    def _client(self) -> Iterator[DICOMwebClient]:
+        with self._session() as session:
+            client = DICOMwebClient(url=self._dicomweb, session=session)
             # Trying again is for the job, whose delays grow.
             client.set_http_retry_params(retry=False)
             yield client
 
+    @property
+    def _dicomweb(self) -> str:
+        return f"{self._settings.pacs_url}/dicom-web"
+
+    def _stow_files(self, session: BoundedSession, paths: Sequence[Path]) -> dict[str, str]:
+        """Send files in one request; where the PACS takes offence at it as such, one by one."""
+        sent = {str(read_file_meta_info(path).MediaStorageSOPInstanceUID) for path in paths}
+        message = Message(paths)
+        try:
+            answer = session.post(
+                f"{self._dicomweb}/studies", data=message.body, headers=message.headers
+            )
+            reasons, stored = _answered(answer)
+            if not reasons and not stored:
+                answer.raise_for_status()
+        except _FAILURES as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status not in _BAD_REQUEST:
+                raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
+            if len(paths) == 1:
+                return dict.fromkeys(sent, f"the PACS refused it: HTTP {status}")
+            alone = [self._stow_files(session, [path]) for path in paths]
+            return {uid: words for one in alone for uid, words in one.items()}
+        refused = {
+            uid: f"the PACS refused it: 0x{reason:04X}"
+            for uid, reason in reasons.items()
+            if _is_for_good(reason)
+        }
+        if missing := sent - stored - refused.keys():
+            codes = sorted(f"0x{reasons[uid]:04X}" for uid in missing & reasons.keys())
+            first = f", first with {codes[0]}" if codes else ""
+            raise DeliveryError(
+                f"STOW-RS: {len(sent) - len(missing)} of {len(sent)} instances taken{first}"
+            )
+        return refused
+
     def _stow(self, paths: Sequence[Path]) -> Iterator[int]:
         with self._client() as client:
             done = 0
-            for some in _batches(paths):
+            for some in batches(paths):
                 batch = [dcmread(path) for path in some]
                 try:
                     answer = client.store_instances(batch)
@@ -207,33 +259,33 @@ class Pacs:
                 yield number + 1
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Divide files into requests that fit in memory; a large one goes alone."""
-    batch: list[Path] = []
-    size = 0
-    for path in paths:
-        here = path.stat().st_size
-        if batch and (len(batch) == _BATCH or size + here > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(path)
-        size += here
-    if batch:
-        yield batch
-
-
 def _check_stow(answer: Dataset, sent: set[str]) -> None:
     """Raise `DeliveryError` unless the answer says of each instance that it is stored."""
     failed = answer.get("FailedSOPSequence") or []
     if failed:
         reason = int(failed[0].get("FailureReason") or 0)
-        raise DeliveryError(f"STOW-RS: {len(failed)} instances refused, first with 0x{reason:04X}")
+        raise DeliveryError(
+            f"STOW-RS: {counted(len(failed), 'instance')} refused, first with 0x{reason:04X}"
+        )
     stored = {
         str(item.get("ReferencedSOPInstanceUID"))
         for item in answer.get("ReferencedSOPSequence") or []
     }
     if missing := sent - stored:
         raise DeliveryError(f"STOW-RS: {len(sent) - len(missing)} of {len(sent)} instances taken")
+
+
+def _answered(answer: requests.Response) -> tuple[dict[str, int], set[str]]:
+    """Return what an answer says was refused, with reasons, and what was stored; else nothing."""
+    if answer.status_code not in (200, 202, 409):
+        return {}, set()
+    said = answer.json() if answer.content else {}
+    return refused_in(said), stored_in(said)
+
+
+def _is_for_good(reason: int) -> bool:
+    """Tell whether an instance that failed so would later, too (PS3.18, table 10.5.3-1)."""
+    return reason == 0x0122 or reason >> 8 == 0xA9 or reason >> 12 == 0xC
 
 
 def _short(error: Exception) -> str:

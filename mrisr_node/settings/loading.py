@@ -39,7 +39,8 @@ from mrisr_node.settings.fields import (
 
 __all__ = ["Settings", "load_settings"]
 
-_NOT_OURS = ("config", "web_bind")  # the second is Compose's alone
+# Of Compose, and of commands for a node elsewhere.
+_NOT_OURS = ("config", "web_bind", "token", "token_file")
 
 
 class Settings(
@@ -215,7 +216,10 @@ def load_settings(**values: object) -> Settings:
         settings = Settings(**values)  # type: ignore[arg-type]
         data_dir = settings.data_dir.resolve()
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise SettingsError("settings cannot be used: " + "; ".join(lines)) from error
     except (OSError, ValueError) as error:  # a file that is no TOML, a list that is no JSON
         raise SettingsError(f"settings cannot be read: {error}") from error

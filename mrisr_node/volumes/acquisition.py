@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from mrisr_node.counts import counted
 from mrisr_node.errors import ConversionError, NotEligible
 from mrisr_node.volumes.geometry import Affine, lps_to_ras, spacing_of
 
@@ -188,8 +189,9 @@ def acquisition_of(images: Iterable[Slice]) -> Acquisition:
     places = 1 + int((steps > 0.01).sum())
     if places < len(slices):
         raise NotEligible(
-            f"{len(slices)} images lie at only {places} slice positions: several volumes (a time"
-            " series, diffusion weightings, echoes), none of which can be processed by itself"
+            f"{len(slices)} images lie at only {counted(places, 'slice position')}: several volumes"
+            " (a time series, diffusion weightings, echoes), none of which can be processed by"
+            " itself"
         )
     typical = float(np.median(steps))
     uneven = np.abs(steps - typical) > 0.5 * typical

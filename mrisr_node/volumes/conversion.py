@@ -23,6 +23,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
+from mrisr_node.counts import counted
 from mrisr_node.errors import ConversionError
 from mrisr_node.volumes.acquisition import Acquisition, read_acquisition, rescales_of
 from mrisr_node.volumes.geometry import Affine, Volume
@@ -110,7 +111,9 @@ def _check_frames(header: Dataset, described: int) -> None:
     """Refuse pixel data that decode to more than the acquisition that a header describes."""
     frames, samples = (int(header.get(n) or 1) for n in ("NumberOfFrames", "SamplesPerPixel"))
     if frames != described:
-        raise ConversionError(f"an image holds {frames} frames and describes {described}")
+        raise ConversionError(
+            f"an image holds {counted(frames, 'frame')} and describes {described}"
+        )
     if samples != 1:
         raise ConversionError(f"an image has {samples} samples per pixel; one of MR has one")
 

@@ -154,7 +154,16 @@ def inference_router(settings: Settings) -> APIRouter:
     def begin(
         request: Request, asked: Sequence[Inference], *, together: bool
     ) -> tuple[list[Series], str]:
-        wishes = [_wish(settings, request, one) for one in asked]
+        wishes = []
+        for number, one in enumerate(asked):
+            try:
+                wishes.append(_wish(settings, request, one))
+            except HTTPException as error:
+                if not together:
+                    raise
+                raise HTTPException(
+                    error.status_code, f"items[{number}]: {error.detail}"
+                ) from error
         series, key = give(request.state.person.username, wishes, together=together)
         concerns_each(request, map(subject_of, series))
         wake(settings, series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, BeforeValidator, Field
 
 from mrisr_node.jobs.dead_letters import dead_letters
+from mrisr_node.jobs.given_files import names_of_files
 from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.people.roles import Permission
@@ -30,7 +32,6 @@ __all__ = [
     "Uid",
     "known_series",
     "series_router",
-    "series_view",
 ]
 
 _LONGEST_SEARCH = 200
@@ -57,7 +58,10 @@ class SeriesView(BaseModel):
     id: int
     study_instance_uid: str
     series_instance_uid: str
-    description: str
+    description: str = Field(
+        description="of a NIfTI file that becomes no study, its name, too, for its owner"
+    )
+    format: str = Field(description="dicom; nifti or pairs where it is made of uploaded files")
     modality: str
     patient_id: str
     patient_name: str = Field(description="as in DICOM: Family^Given")
@@ -135,18 +139,26 @@ def series_router(settings: Settings) -> APIRouter:
     """Return the routes under ``/api/series``."""
     router = APIRouter(prefix="/api/series", tags=["series"], dependencies=[allow(Permission.READ)])
 
-    def page(which: Which, limit: int, offset: int) -> SeriesList:
+    def views(request: Request, rows: Sequence[SeriesOverview]) -> list[SeriesView]:
+        person = request.state.person
+        owner = None if Permission.ADMIN in person.permissions else person.username
+        files = [row.id for row in rows if row.format == "nifti"]
+        names = names_of_files(files, owner) if files else {}
+        return [_view(settings, row, names.get(row.id, "")) for row in rows]
+
+    def page(request: Request, which: Which, limit: int, offset: int) -> SeriesList:
         rows = overview(which, limit=limit, offset=offset)
         return SeriesList(
             total=count(which),
             dead_letters=len(dead_letters()),
             limit=limit,
             offset=offset,
-            items=[series_view(settings, row) for row in rows],
+            items=views(request, rows),
         )
 
     @router.get("", summary="List the series that arrived")
     def list_series(
+        request: Request,
         state: State | None = None,
         study_instance_uid: Annotated[Uid | None, Query()] = None,
         series_instance_uid: Annotated[Uid | None, Query()] = None,
@@ -158,7 +170,7 @@ def series_router(settings: Settings) -> APIRouter:
             study_instance_uid=study_instance_uid,
             series_instance_uid=series_instance_uid,
         )
-        return page(which, limit, offset)
+        return page(request, which, limit, offset)
 
     @router.post("/search", summary="Search by patient, accession number or description")
     def search(request: Request, wanted: Search) -> SeriesList:
@@ -169,11 +181,13 @@ def series_router(settings: Settings) -> APIRouter:
             query=urlencode(wanted.model_dump(mode="json", exclude_defaults=True)),
             patient_id=words if is_patient else "",
         )
-        return page(Which(state=wanted.state, words=wanted.q), wanted.limit, wanted.offset)
+        which = Which(state=wanted.state, words=wanted.q)
+        return page(request, which, wanted.limit, wanted.offset)
 
     @router.get("/{series_id}", summary="One series", responses=_NONE)
-    def one_series(series_id: Id) -> SeriesView:
-        return series_view(settings, known_series(series_id))
+    def one_series(request: Request, series_id: Id) -> SeriesView:
+        [view] = views(request, [known_series(series_id)])
+        return view
 
     @router.get(
         "/{series_id}/transitions",
@@ -208,7 +222,8 @@ def series_router(settings: Settings) -> APIRouter:
             retry(series_id, f"tried again by {request.state.person.username}")
         except StateError as error:
             raise HTTPException(409, f"{error}; look again") from error
-        return series_view(settings, known_series(series_id))
+        [view] = views(request, [known_series(series_id)])
+        return view
 
     return router
 
@@ -221,8 +236,8 @@ def known_series(series_id: int) -> SeriesOverview:
     return row
 
 
-def series_view(settings: Settings, row: SeriesOverview) -> SeriesView:
-    """Return a series as the API gives it."""
+def _view(settings: Settings, row: SeriesOverview, name: str) -> SeriesView:
+    """Return a series as the API gives it, with the name of its file for whoever may know it."""
     compare = None
     # A result that is not confirmed yet would open on an empty viewport.
     if row.result_series_uid:
@@ -234,7 +249,8 @@ def series_view(settings: Settings, row: SeriesOverview) -> SeriesView:
         id=row.id,
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,
-        description=row.description,
+        description=f"{name}: {row.description}" if name else row.description,
+        format=row.format,
         modality=row.modality,
         patient_id=row.patient_id,
         patient_name=row.patient_name,

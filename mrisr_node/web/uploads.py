@@ -28,6 +28,9 @@ class UploadView(BaseModel):
     offset: int = Field(description="so many bytes are here; tus goes on there")
     state: UploadState
     reason: str = Field(description="what it is, why it was refused, or what it waits for")
+    next_try_at: float | None = Field(
+        description="of one that waits: when it is tried again, seconds since 1970"
+    )
     kind: str = Field(description="nifti, dicom or zip; empty until it was looked at")
     file: str | None = Field(description="of a NIfTI file: its id under /api/files")
     series: list[int] = Field(
@@ -101,6 +104,7 @@ def _view(upload: Upload) -> UploadView:
         offset=upload.offset,
         state=UploadState(upload.state),
         reason=upload.reason,
+        next_try_at=(upload.not_before or None) if upload.state == UploadState.SENDING else None,
         kind=upload.kind,
         file=upload.file.key if upload.file else None,
         series=[row.id for row in arrived],

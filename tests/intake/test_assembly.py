@@ -142,6 +142,19 @@ def test_too_few_slices_are_skipped_with_the_reason(settings, sample):
     assert series.reason == "3 slices; at least 4 make a volume"
 
 
+def test_one_slice_is_told_as_one(settings, sample):
+    clock = Clock()
+    assembly = Assembly(settings, lambda _study, _series: 1, clock)
+    _receive(settings, sample.paths[:1])
+    clock.ahead = 61
+    assert assembly.sweep() == []
+    reasons = [t.reason for t in Transition.select().order_by(Transition.id)]
+    assert reasons[-2:] == [
+        "the only instance that the PACS knows is here",
+        "the series has one slice only; super-resolution needs a stack of them",
+    ]
+
+
 @pytest.mark.parametrize(
     ("keyword", "value", "several"),
     [

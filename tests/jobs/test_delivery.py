@@ -151,7 +151,7 @@ def test_a_pacs_may_show_instances_in_pages_but_not_others(settings, pacs, deliv
     assert Pacs(settings).instances("1.2", "1.3") == sent
     pacs.mood = "good"
     pacs.kept["1.2.3.4"] = "1.3"
-    with pytest.raises(DeliveryError, match="1 instances in the result's series"):
+    with pytest.raises(DeliveryError, match="1 instance in the result's series beside its own"):
         Pacs(settings).confirm("1.2", "1.3", sent)
     # As many as were sent, and not the same.
     del pacs.kept[min(sent)]

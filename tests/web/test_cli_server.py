@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from given_samples import given
 from pydicom import dcmread
 from test_results_page import known
 from web_samples import as_file, make_study
@@ -18,7 +19,7 @@ from web_samples import as_file, make_study
 from mrisr_node import records
 from mrisr_node.choices import ResultKind
 from mrisr_node.people.tokens import create_token
-from mrisr_node.records import ApiToken, Instance, Job, Series, State
+from mrisr_node.records import ApiToken, Instance, Job, Series, StageRun, State
 from mrisr_node.results.delivery import Pacs
 
 TOOL = Path(sys.executable).with_name("mrisr-node")
@@ -34,6 +35,11 @@ def run(door, *arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_series(door):
+    Series.delete().execute()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A series that nobody has sent yet, in files."""
@@ -46,7 +52,6 @@ def folder(tmp_path):
 
 
 def test_jobs(door):
-    Series.delete().execute()
     failed = Series.create(series_instance_uid="1.1", study_instance_uid="1", description="T1 tra",
                            state=State.FAILED.value, reason="out of tea")  # fmt: skip
     Series.create(series_instance_uid="1.2", study_instance_uid="1", state=State.DONE.value)
@@ -59,6 +64,23 @@ def test_jobs(door):
     assert Series.get_by_id(failed.id).state == State.RECEIVING
     again = run(door, "jobs", "--retry", failed.id)
     assert (again.returncode, "can be tried again" in again.stderr) == (1, True)
+
+
+def test_jobs_names_files_and_counts_no_images_of_them(door):
+    given(door.settings)
+    Series.create(series_instance_uid="1.1", study_instance_uid="1", description="T1 cor")
+    environment = os.environ | {
+        "MRISR_DATA_DIR": str(door.settings.data_dir), "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    here = subprocess.run(
+        [TOOL, "jobs"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    for told in (run(door, "jobs"), here):
+        lines = told.stdout.splitlines()
+        [file] = [line for line in lines if "head.nii.gz: NIfTI, 64" in line]
+        assert "images" not in file
+        [series] = [line for line in lines if "T1 cor" in line]
+        assert "0 images" in series
 
 
 def test_send_stores_the_very_files(door, folder, tmp_path):
@@ -81,6 +103,8 @@ def test_the_token_comes_from_the_environment_or_a_file(door, tmp_path):
     assert gone.returncode == 2
     wrong = run(door, "jobs", MRISR_TOKEN="mrisr_wrong")
     assert (wrong.returncode, "401" in wrong.stderr) == (1, True)
+    assert "MRISR_TOKEN_FILE" in wrong.stderr
+    assert "sign-in" not in wrong.stderr
     token = create_token("admin", "reading")
     ApiToken.update(scopes="read").where(ApiToken.name == "reading").execute()
     narrow = run(door, "jobs", "--retry", 1, MRISR_TOKEN=token)
@@ -102,7 +126,6 @@ def test_where_a_server_cannot_be(door):
 
 def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     """The workers' part is played here; all else is real."""
-    Series.delete().execute()
     place = tmp_path / "in"
     place.mkdir()
     for number, image in enumerate(results.study.source):
@@ -121,6 +144,8 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
                 Instance.create(series=series, sop_instance_uid=one.SOPInstanceUID, size=1,
                                 path=str(number), sha256="")  # fmt: skip
             job = Job.create(series=series, recipe="native", stage="store")
+            StageRun.create(job=job, stage="brain", started_at=1.0, seconds=2.5, voxels=1,
+                            finished=True)  # fmt: skip
             time.sleep(3)
             job.outcome = json.dumps(known(results))
             job.result_series_uid, job.delivered_at = image.series_instance_uid, time.time()
@@ -134,6 +159,7 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     assert done.returncode == 0, done.stderr
     [one] = json.loads(done.stdout)
     assert (one["state"], one["folder"]) == ("done", str(tmp_path / "out" / "series-001"))
+    assert one["seconds"] == {"brain": 2.5}
     found = Path(one["folder"])
     assert {path.name for path in found.iterdir()} == {kind.value for kind in results.series}
     assert len(list((found / "image").iterdir())) == len(image.paths)
@@ -142,3 +168,36 @@ def test_resolve_sends_waits_and_fetches(door, results, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["series-001"]
     again = run(door, "resolve", place, tmp_path / "out")
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_resolve_of_what_is_no_mr_says_so_at_once(door, folder, tmp_path):
+    """The part of the node that looks through the PACS is played here."""
+    study, place = folder
+    reason = "modality 'CT': only MR images are processed"
+
+    def note(there: int) -> Series:
+        series = Series.create(
+            series_instance_uid=study.source_uid, study_instance_uid=study.study, modality="CT",
+            expected_instances=there,
+        )  # fmt: skip
+        series.move(State.COMPLETE, "in the PACS, not sent to the node")
+        series.move(State.SKIPPED, reason)
+        return series
+
+    # What was looked at before all of it was there, may be sent to the node still.
+    note(1)
+
+    def look_again() -> None:
+        with records.connection():
+            time.sleep(8)
+            Series.delete().execute()
+            note(len(study.source))
+
+    thread = threading.Thread(target=look_again)
+    thread.start()
+    done = run(door, "resolve", place, tmp_path / "out", "--json")
+    thread.join()
+    assert done.returncode == 1, done.stderr
+    [one] = json.loads(done.stdout)
+    assert (one["state"], one["reason"]) == ("skipped", reason)
+    assert not (tmp_path / "out").exists()

@@ -103,3 +103,39 @@ def test_what_the_client_has_is_not_sent_again(tool, door):
     ):  # fmt: skip
         answer = tool.get(f"/api/files/{file.key}", headers={"If-None-Match": known})
         assert answer.status_code == status, known
+
+
+def test_a_batch_says_which_item_is_wrong(tool, door):
+    good, odd = stored(door.settings), stored(door.settings, facts="{}")
+    for bad, status, words in (("0" * 32, 404, "no such file"), (odd.key, 422, "as NIfTI")):
+        items = [{"file": good.key}, {"file": bad}]
+        answer = tool.post("/api/inference/batch", json={"items": items})
+        assert answer.status_code == status
+        assert answer.json()["detail"].startswith("items[1]: ")
+        assert words in answer.json()["detail"]
+    assert not Series.select().exists()
+    alone = tool.post("/api/inference", json={"file": "0" * 32})
+    assert "items" not in alone.json()["detail"]
+
+
+def test_the_name_of_a_file_is_its_owners(tool, door):
+    """It may tell of a patient."""
+    mine, theirs = given(door.settings, owner="operator"), given(door.settings)
+    study = given(door.settings, {"PatientID": "A-1"}, owner="operator")
+    pairs = given_for_pairs(door.settings, owner="operator")
+    plain, named = "NIfTI, 64 × 64 × 12 voxels", "head.nii.gz: NIfTI, 64 × 64 × 12 voxels"
+    token = create_token("operator", "names")
+    with door.client(Authorization=f"Bearer {token}") as operator:
+        for client, expected in ((operator, plain), (tool, named)):
+            for page in (
+                client.get("/api/series").json()["items"],
+                client.post("/api/series/search", json={}).json()["items"],
+                [client.get(f"/api/series/{j.series_id}").json()
+                 for j in (mine, theirs, study, pairs)],
+            ):  # fmt: skip
+                told = {row["id"]: (row["format"], row["description"]) for row in page}
+                assert told[mine.series_id] == ("nifti", named)
+                assert told[theirs.series_id] == ("nifti", expected)
+                assert told[study.series_id] == ("nifti", plain)
+                assert told[pairs.series_id] == ("pairs", "pairs of 1 scan")
+    assert "head" not in tool.get(f"/api/series/{mine.series_id}/transitions").text

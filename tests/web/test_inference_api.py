@@ -234,7 +234,7 @@ def test_uploaded_dicom_reaches_the_pacs_and_comes_from_there(client, sample_ser
     upload = uploaded(client, content.getvalue(), "cd.zip")
     assert upload["state"] == "done", upload
     assert f"{len(sample_series.paths)} images are in the PACS" in upload["reason"]
-    assert "1 files are no DICOM" in upload["reason"]
+    assert "1 file is no DICOM" in upload["reason"]
     assert Rejection.select().where(Rejection.sender == "admin").count() == 1
     uid = str(dcmread(sample_series.paths[0]).SeriesInstanceUID)
     until(lambda: Series.get_or_none(Series.series_instance_uid == uid), bool)

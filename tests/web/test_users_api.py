@@ -159,7 +159,9 @@ def test_users_from_the_command_line(door, monkeypatch):
     assert refused.exit_code == 1
     assert "only administrator" in refused.stderr
     assert run(app, ["user", "enable", "ada"]).exit_code == 0
-    assert run(app, ["user", "add", "tool", "--role", "service"]).stdout == ""
+    service = run(app, ["user", "add", "tool", "--role", "service"])
+    assert service.stdout == ""
+    assert "`mrisr-node token NAME --user tool`" in service.stderr
     narrow = ["token", "x", "--user", "tool", "--scope", "read", "--scope", "store"]
     with door.client(Authorization=f"Bearer {run(app, narrow).stdout.strip()}") as client:
         assert client.get("/api/auth/me").json()["permissions"] == ["read", "store"]
