@@ -8,6 +8,7 @@ import {
 const id = Number(may.id);
 const now = document.getElementById('now');
 let series;
+let refused = '';
 
 follow({ series: id, look, progress });
 
@@ -21,7 +22,7 @@ async function look() {
     fill(found);
     tell(found, history.items);
     list(jobs.items);
-    say('');
+    say(refused);
   } catch (error) {
     say(error.message);
   }
@@ -128,7 +129,8 @@ function element(kind, what, name = '') {
 }
 
 function said(problem) {
-  look().then(() => problem && say(problem));
+  refused = problem;
+  look();
 }
 
 function say(what) {
