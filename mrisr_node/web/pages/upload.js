@@ -1,7 +1,9 @@
 // Uploads files, one after the other, and shows what became of each.
 
 import { Transfer } from '/pages/tus.js';
-import { ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text } from '/pages/words.js';
+import {
+  ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text, WAITING,
+} from '/pages/words.js';
 
 const EVERY_MS = 2000;
 const RATE_MS = 10000;
@@ -181,16 +183,17 @@ function drawJob(job) {
   state.className = 'state';
   state.dataset.state = job.state;
   state.textContent = stateName(job.state);
-  item.append(state, ` ${job.reason} `);
+  item.append(anchor(`/series/${job.id}`, `Series ${job.id}`), ' ', state, ` ${job.waiting_for ? `${WAITING}.` : job.reason} `);
   for (const [name, url] of [['All files', job.zip_url], ['Compare', job.viewer_url]]) {
     if (!url) continue;
-    const link = document.createElement('a');
     const { pathname, search } = new URL(url, location.href);
-    link.href = pathname + search;
-    link.textContent = name;
-    item.append(link, ' ');
+    item.append(anchor(pathname + search, name), ' ');
   }
   return item;
+}
+
+function anchor(href, textContent) {
+  return Object.assign(document.createElement('a'), { href, textContent });
 }
 
 async function begin(upload) {
