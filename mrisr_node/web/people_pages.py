@@ -24,7 +24,7 @@ from mrisr_node.people.tokens import create_token, revoke_token, tokens_of
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import SIGNED_IN, require_signed_in, token_view
 from mrisr_node.web.permissions import allow
-from mrisr_node.web.signin import forget_cookie
+from mrisr_node.web.signin import SIGN_IN_AGAIN, forget_cookie
 from mrisr_node.web.subjects import concerns
 from mrisr_node.web.users import user_view
 
@@ -59,6 +59,11 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     @router.get("/users", dependencies=admin)
     def show_users(request: Request) -> Response:
         return users_page(request)
+
+    # Where a form has led, its page is found again.
+    @router.get("/users/{username}", dependencies=admin)
+    def back_to_users() -> Response:
+        return RedirectResponse("/users", 303)
 
     @router.post("/users", dependencies=[*admin, SIGNED_IN])
     def add_user(
@@ -126,6 +131,12 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     def show_account(request: Request) -> Response:
         return account_page(request)
 
+    @router.get("/account/password", dependencies=anybody)
+    @router.get("/account/tokens", dependencies=anybody)
+    @router.get("/account/tokens/{key}", dependencies=anybody)
+    def back_to_account() -> Response:
+        return RedirectResponse("/account", 303)
+
     @router.post("/account/password", dependencies=anybody)
     def own_password(
         request: Request,
@@ -143,7 +154,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             return account_page(request, error="The current password is wrong.")
         except NodeError as error:
             return account_page(request, error=str(error))
-        return forget_cookie(settings, RedirectResponse("/sign-in?next=/account", 303))
+        return forget_cookie(settings, RedirectResponse(SIGN_IN_AGAIN, 303))
 
     @router.post("/account/tokens", dependencies=anybody)
     def new_token(

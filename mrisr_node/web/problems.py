@@ -29,6 +29,11 @@ _WHAT_TO_DO = {
     404: "there is nothing at this address; /api/openapi.json lists what there is in the API",
     405: "this address does not take this method; /api/openapi.json lists the methods of each",
 }
+# The page shows where to go on.
+_TO_PEOPLE = {
+    404: "there is nothing at this address",
+    405: "this address is where a form leads; there is nothing to see at it",
+}
 
 
 class WrongValue(BaseModel):
@@ -90,12 +95,14 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
     def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
         detail = str(error.detail)
+        is_page = _is_page(request)
         if detail == HTTPStatus(error.status_code).phrase:
-            detail = _WHAT_TO_DO.get(error.status_code, detail)
+            words = _TO_PEOPLE if is_page else _WHAT_TO_DO
+            detail = words.get(error.status_code, detail)
         headers = dict(error.headers or {})
         if error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(_methods_of(request))
-        if _is_page(request):
+        if is_page:
             return page(request, error.status_code, detail, headers)
         return problem(error.status_code, detail, headers=headers)
 

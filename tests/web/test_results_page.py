@@ -130,7 +130,7 @@ def test_whoever_looks_for_what_is_not_there_sees_a_page(signed_in, door):
     assert answer.status == 404
     words = f"series {series.id} has no result in the PACS; it is failed: slices are missing"
     expect(signed_in.get_by_text(words)).to_be_visible()
-    expect(signed_in.get_by_role("link", name="All series")).to_be_visible()
+    expect(signed_in.get_by_role("link", name="Go to the list of series")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["previews/axial/..", "previews/x/acquired", "previews/a/b/c"])
