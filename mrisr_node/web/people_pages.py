@@ -18,7 +18,7 @@ from mrisr_node.people import users
 from mrisr_node.people.audit import Action, Filter, search
 from mrisr_node.people.lockout import forgive
 from mrisr_node.people.passwords import SHORTEST
-from mrisr_node.people.roles import Permission, Role
+from mrisr_node.people.roles import Permission, Role, permissions_of
 from mrisr_node.people.sign_in import Refused, change_password
 from mrisr_node.people.tokens import create_token, revoke_token, tokens_of
 from mrisr_node.settings import Settings
@@ -31,6 +31,7 @@ from mrisr_node.web.users import user_view
 __all__ = ["people_pages_router"]
 
 _ROWS = 50
+Days = Annotated[int, Form(ge=1, le=36_500)]
 
 
 def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
@@ -51,6 +52,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             400 if error else 200,
             users=[user_view(settings, user) for user in users.all_users()],
             roles=list(Role),
+            service_permissions=sorted(permissions_of(Role.SERVICE)),
             said=said,
             secret=secret,
             error=error,
@@ -73,7 +75,11 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             secret = users.add_user(username, role)
         except NodeError as error:
             return users_page(request, error=str(error))
-        return users_page(request, f"{username} can come in now.", secret)
+        if role is Role.SERVICE:
+            said = f"{username} is a user now. It comes in with a token: make one in its row."
+        else:
+            said = f"{username} can come in now."
+        return users_page(request, said, secret)
 
     @router.post("/users/{username}", dependencies=[*admin, SIGNED_IN])
     def change_user(
@@ -81,6 +87,9 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
         username: str,
         do: Annotated[str, Form()],
         role: Annotated[Role | None, Form()] = None,
+        name: Annotated[str, Form()] = "",
+        days: Days = 365,
+        scopes: Annotated[list[Permission] | None, Form()] = None,
     ) -> Response:
         secret = ""
         try:
@@ -99,6 +108,9 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
                     secret = users.set_password(username)
                     forgive(settings, username)
                     said = f"{username} has a new password."
+                case "token":
+                    secret = create_token(username, name, days, scopes or ())
+                    said = f"The token {name} of {username} is made."
                 case "unlock":
                     forgive(settings, username)
                     said = f"{username} can try again."
@@ -160,7 +172,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     def new_token(
         request: Request,
         name: Annotated[str, Form()] = "",
-        days: Annotated[int, Form(ge=1, le=36_500)] = 365,
+        days: Days = 365,
         scopes: Annotated[list[Permission] | None, Form()] = None,
     ) -> Response:
         require_signed_in(request.state.person)

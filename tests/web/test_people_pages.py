@@ -11,8 +11,8 @@ from web_door import PASSWORD, Door, served
 
 from mrisr_node.people.audit import Action, record
 from mrisr_node.people.lockout import enter
-from mrisr_node.people.roles import Role
-from mrisr_node.people.tokens import create_token
+from mrisr_node.people.roles import Permission, Role
+from mrisr_node.people.tokens import TokenError, create_token
 from mrisr_node.people.users import add_user, all_users, disable_user
 from mrisr_node.settings import Settings
 
@@ -80,6 +80,63 @@ def test_an_admin_looks_after_users(page, door):
     expect(page).to_have_url(f"{door.url}/users")
     # No password stays in an address.
     assert "?" not in page.url
+
+
+def test_what_ends_something_asks_first(chromium, door):
+    add_user("ada", Role.VIEWER, WORDS)
+    create_token("admin", "slicer")
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    sign_in(page, door, "/users")
+    dialog = page.get_by_role("dialog")
+    row = page.get_by_role("row", name="ada since")
+    row.get_by_role("button", name="Disable ada").click()
+    expect(dialog).to_contain_text("Disable ada? Their sessions end")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(row).to_contain_text("enabled")
+    row.get_by_role("button", name="Disable ada").press("Enter")
+    dialog.get_by_role("button", name="Disable").press("Enter")
+    expect(row).to_contain_text("disabled")
+    row.get_by_role("button", name="New password for ada").click()
+    dialog.get_by_role("button", name="New password").click()
+    expect(page.get_by_role("status").locator("code")).to_be_visible()
+    page.get_by_role("button", name="Disable admin").click()
+    expect(dialog).to_contain_text("Disable yourself? You are signed out at once")
+    page.goto(f"{door.url}/account")
+    page.get_by_role("button", name="Revoke the token slicer").click()
+    dialog.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status")).to_contain_text("revoked")
+    context.close()
+
+
+def test_a_service_gets_its_token(page, door):
+    sign_in(page, door, "/users")
+    form = page.locator("form.fields").first
+    form.get_by_label("User name").fill("s" * 65)
+    page.get_by_role("button", name="Add user").click()
+    expect(page.get_by_role("alert")).to_contain_text("up to 64 letters")
+    form.get_by_label("User name").fill("slicertool")
+    form.get_by_label("Role").select_option("service")
+    page.get_by_role("button", name="Add user").click()
+    expect(page.get_by_role("status")).to_contain_text("It comes in with a token")
+    row = page.get_by_role("row", name="slicertool since")
+    row.get_by_text("New token").click()
+    row.get_by_label("What it is for").fill("room 7")
+    row.get_by_label("read").uncheck()
+    row.get_by_role("button", name="Make token").click()
+    expect(page.get_by_role("alert")).to_contain_text("choose what the token")
+    row.get_by_text("New token").click()
+    row.get_by_label("What it is for").fill("room 7")
+    row.get_by_label("store").check()
+    row.get_by_role("button", name="Make token").click()
+    token = page.get_by_role("status").locator("code").inner_text()
+    with door.client(Authorization=f"Bearer {token}") as client:
+        me = client.get("/api/auth/me").json()
+    assert (me["username"], me["permissions"]) == ("slicertool", ["read", "store"])
+    with pytest.raises(TokenError, match="is service and lacks admin"):
+        create_token("slicertool", "x", scopes=[Permission.ADMIN])
 
 
 def test_one_looks_after_ones_own_account(page, door):
