@@ -71,6 +71,8 @@ def test_a_series_is_followed_without_a_reload(page):
     row = page.get_by_role("row", name="T1 axial")
     expect(row).to_contain_text("receiving")
     expect(row).to_contain_text("0 of 24 images from SCANNER")
+    Series.update(expected_instances=1).execute()
+    expect(row).to_contain_text("0 of 1 image from SCANNER")
     assert row.get_by_role("progressbar").count() == 0
     series.move(State.COMPLETE)
     series.move(State.QUEUED)
