@@ -52,6 +52,11 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             400 if error else 200,
             users=[user_view(settings, user) for user in users.all_users()],
             roles=list(Role),
+            tokens={
+                user.username: [token_view(token) for token in tokens_of(user.username)]
+                for user in users.all_users()
+                if user.role == Role.SERVICE
+            },
             service_permissions=sorted(permissions_of(Role.SERVICE)),
             said=said,
             secret=secret,
@@ -76,7 +81,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
         except NodeError as error:
             return users_page(request, error=str(error))
         if role is Role.SERVICE:
-            said = f"{username} is a user now. It comes in with a token: make one in its row."
+            said = f"{username} is a user now. It comes in with a token: make one in its row, under Tokens."
         else:
             said = f"{username} can come in now."
         return users_page(request, said, secret)
@@ -90,6 +95,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
         name: Annotated[str, Form()] = "",
         days: Days = 365,
         scopes: Annotated[list[Permission] | None, Form()] = None,
+        key: Annotated[str, Form()] = "",
     ) -> Response:
         secret = ""
         try:
@@ -111,6 +117,9 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
                 case "token":
                     secret = create_token(username, name, days, scopes or ())
                     said = f"The token {name} of {username} is made."
+                case "revoke":
+                    revoke_token(username, key)
+                    said = f"The token of {username} is revoked."
                 case "unlock":
                     forgive(settings, username)
                     said = f"{username} can try again."

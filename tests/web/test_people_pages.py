@@ -122,19 +122,24 @@ def test_a_service_gets_its_token(page, door):
     page.get_by_role("button", name="Add user").click()
     expect(page.get_by_role("status")).to_contain_text("It comes in with a token")
     row = page.get_by_role("row", name="slicertool since")
-    row.get_by_text("New token").click()
+    row.get_by_text("Tokens").click()
     row.get_by_label("What it is for").fill("room 7")
     row.get_by_label("read").uncheck()
     row.get_by_role("button", name="Make token").click()
     expect(page.get_by_role("alert")).to_contain_text("choose what the token")
-    row.get_by_text("New token").click()
+    row.get_by_text("Tokens").click()
     row.get_by_label("What it is for").fill("room 7")
     row.get_by_label("store").check()
     row.get_by_role("button", name="Make token").click()
     token = page.get_by_role("status").locator("code").inner_text()
     with door.client(Authorization=f"Bearer {token}") as client:
         me = client.get("/api/auth/me").json()
-    assert (me["username"], me["permissions"]) == ("slicertool", ["read", "store"])
+        assert (me["username"], me["permissions"]) == ("slicertool", ["read", "store"])
+        row.get_by_text("Tokens").click()
+        expect(row).to_contain_text("room 7: read, store")
+        row.get_by_role("button", name="Revoke the token room 7 of slicertool").click()
+        expect(page.get_by_role("status")).to_contain_text("is revoked")
+        assert client.get("/api/auth/me").status_code == 401
     with pytest.raises(TokenError, match="is service and lacks admin"):
         create_token("slicertool", "x", scopes=[Permission.ADMIN])
 
@@ -217,6 +222,7 @@ def test_they_fit_the_screen(chromium, door, width, scheme, tmp_path):
     add_user("pacs-tool", Role.SERVICE)
     disable_user("ada")
     create_token("admin", "3D Slicer in room 7", 90)
+    create_token("pacs-tool", "backup of the reading room", 90, [Permission.READ, Permission.STORE])
     record(
         Action.TRANSFER, username="grace.hopper@hospital.example", means="cookie",
         address="10.1.2.3", method="GET", patient_id="MRISR-0042",
@@ -227,6 +233,8 @@ def test_they_fit_the_screen(chromium, door, width, scheme, tmp_path):
         if name == "users":
             sign_in(page, door, "/users")
         page.goto(f"{door.url}/{name}")
+        if name == "users":
+            page.get_by_text("Tokens of pacs-tool").click()
         page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         if name == "audit":

@@ -48,7 +48,9 @@ async function scans() {
     const when = document.createElement('time');
     time(when, at);
     more.append(`${bytes(size)}, `, when);
-    label.append(box, ` ${name} `, more);
+    const words = document.createElement('span');
+    words.append(`${name} `, more);
+    label.append(box, words);
     place.append(label);
   }
 }
