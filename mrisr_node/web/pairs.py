@@ -160,7 +160,7 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
 
 def _view(settings: Settings, row: PairsSeries) -> PairsView:
     job: Job = Job.select().where(Job.series == row.series).order_by(Job.id.desc()).get()
-    now = find(row.series_id)
+    now = find(row.series.id)
     assert now is not None  # noqa: S101 - its row is there with its series
     done = now.state == State.DONE
     return PairsView(

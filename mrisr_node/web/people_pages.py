@@ -81,7 +81,7 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
         except NodeError as error:
             return users_page(request, error=str(error))
         if role is Role.SERVICE:
-            said = f"{username} is a user now. It comes in with a token: make one in its row, under Tokens."
+            said = f"{username} is added. It comes in with a token: make one below, in its row."
         else:
             said = f"{username} can come in now."
         return users_page(request, said, secret)

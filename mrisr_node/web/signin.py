@@ -13,6 +13,7 @@ from starlette.templating import Jinja2Templates
 from mrisr_node.people.lockout import TooManyFailures
 from mrisr_node.people.sessions import begin_session, end_session
 from mrisr_node.people.sign_in import Refused
+from mrisr_node.people.users import NAME_PATTERN
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import recognised
 from mrisr_node.web.guard import cookie_name
@@ -26,8 +27,6 @@ SIGN_IN_AGAIN = "/sign-in?next=/account&said=password"
 
 _SAID = {"password": "The password is changed. Sign in with the new one."}
 
-_LONGEST_NAME = 64
-
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +37,9 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates, limits: RateL
     def page(
         request: Request, wanted: str, username: str = "", *, status: int = 200, **told: str
     ) -> Response:
-        known = {"next": wanted, "username": username[:_LONGEST_NAME], **told}
+        # What can be no user name may be a password in the wrong field.
+        again = username if re.fullmatch(NAME_PATTERN, username) else ""
+        known = {"next": wanted, "username": again, **told}
         return templates.TemplateResponse(request, "sign-in.html", known, status_code=status)
 
     @router.get("/sign-in")
