@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
@@ -109,7 +111,7 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
     def of_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         # What was sent may be anyone's name: only where it is wrong and why goes back.
-        errors = [{"where": list(e["loc"]), "why": e["msg"]} for e in error.errors()]
+        errors = [{"where": _place(e), "why": e["msg"]} for e in error.errors()]
         detail = "the request has values that cannot be used"
         if _is_page(request):
             wrong = "; ".join(f"{e['where'][-1]}: {e['why']}" for e in errors)
@@ -137,6 +139,13 @@ def _is_page(request: Request) -> bool:
     """Tell whether a person looks at this address, and no tool or script."""
     wanted = request.headers.get("accept", "")
     return "text/html" in wanted and not request.scope["path"].startswith(("/api/", "/dicom-web/"))
+
+
+def _place(error: Mapping[str, Any]) -> list[str | int]:
+    """Return where a value is wrong; what can be no field of ours may be anyone's name."""
+    *way, last = error["loc"]
+    is_ours = error["type"] != "extra_forbidden" or re.fullmatch("[a-z_]{1,32}", str(last))
+    return [*way, last] if is_ours else way
 
 
 def _methods_of(request: Request) -> list[str]:
