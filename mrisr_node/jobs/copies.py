@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mrisr_node import records
 from mrisr_node.errors import NodeError
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.given_files import goes_to_pacs
+from mrisr_node.jobs.given_files import FILES_READY, goes_to_pacs
 from mrisr_node.jobs.leftovers import size_of
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, StoredFile
 from mrisr_node.settings import Settings
@@ -66,7 +66,8 @@ def delete_copies(settings: Settings, series: Series, shown: set[str], at: float
                 " there, and its copies are deleted",
                 missing,
             )
-        Series.update(copies_deleted_at=at).where(Series.id == series.id).execute()
+        reason = now.reason.replace(FILES_READY, "its files were deleted")
+        Series.update(copies_deleted_at=at, reason=reason).where(Series.id == series.id).execute()
         files = list(StoredFile.select().where(StoredFile.job.in_(jobs)))
         StoredFile.delete().where(StoredFile.job.in_(jobs)).execute()
     paths = [settings.spool_dir / instance.path for instance in instances]

@@ -8,6 +8,8 @@ from typing import Any
 from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, Estimator
+from mrisr_node.jobs.stages import Queue
+from mrisr_node.jobs.turns import waits_for
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, Transition
 
 __all__ = ["Happening", "Standing", "happenings", "newest_happening", "standings"]
@@ -40,6 +42,7 @@ class Standing:
     recipe: str | None
     stage: str | None
     progress: float
+    waiting_for: Queue | None
     time_left: Estimate | None
 
 
@@ -59,15 +62,18 @@ def newest_happening() -> int:
 
 
 def standings() -> list[Standing]:
-    """Return how far the series are that somebody sends or a worker has."""
+    """Return how far the series are that somebody sends, or that were begun and are not over."""
     newest = Job.select(fn.MAX(Job.id)).where(Job.series == Series.id)
     instances = Instance.select(fn.COUNT(Instance.id)).where(Instance.series == Series.id)
-    worked_on = Series.state.in_([state.value for state in ACTIVE]) & Job.lease_owner.is_null(False)
+    leased = Job.lease_owner.is_null(False)
+    begun = Series.state.in_([state.value for state in ACTIVE if state is not State.QUEUED])
+    # Between two queues nobody has them.
+    under_way = (begun & Job.id.is_null(False)) | ((Series.state == State.QUEUED.value) & leased)
     rows = (
         Series.select(Series, Job, instances.alias("received"))
         .join(Job, JOIN.LEFT_OUTER, on=(Job.id == newest), attr="newest")
-        .where((Series.state == State.RECEIVING.value) | worked_on)
-        .order_by(Series.id.desc())
+        .where((Series.state == State.RECEIVING.value) | under_way)
+        .order_by(leased.desc(), Series.id.desc())
         .limit(_MOST)
     )
     estimator = Estimator()
@@ -75,7 +81,8 @@ def standings() -> list[Standing]:
 
 
 def _standing(series: Any, estimator: Estimator) -> Standing:  # noqa: ANN401 - a joined row
-    job = series.newest if State(series.state) in ACTIVE else None
+    state = State(series.state)
+    job = series.newest if state in ACTIVE else None
     return Standing(
         series=series.id,
         state=series.state,
@@ -85,5 +92,6 @@ def _standing(series: Any, estimator: Estimator) -> Standing:  # noqa: ANN401 - 
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
+        waiting_for=waits_for(job, state) if job else None,
         time_left=estimator.time_left(job) if job else None,
     )

@@ -10,7 +10,8 @@ from typing import Any
 from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, Estimator
-from mrisr_node.jobs.stages import SENDING
+from mrisr_node.jobs.stages import SENDING, Queue
+from mrisr_node.jobs.turns import waits_for
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, folded
 
 __all__ = ["Action", "SeriesOverview", "Which", "count", "find", "overview"]
@@ -66,11 +67,14 @@ class SeriesOverview:
     copies_deleted_at: float | None
     """When the files of its instances were deleted here; the PACS has them."""
     job: int | None
-    """The id of its newest job."""
+    """The id of its newest job; None where that was deleted, too."""
+    job_deleted_at: float | None
     recipe: str | None
     stage: str | None
     progress: float
     """Part of the current stage that is done, 0 to 1."""
+    waiting_for: Queue | None
+    """Whose worker has to have time for its job; None while one works on it."""
     time_left: Estimate | None
     """None where nothing is to be waited for."""
     result_series_uid: str | None
@@ -132,7 +136,8 @@ def _query(which: Which) -> Any:  # noqa: ANN401 - peewee's query type is privat
 
 def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 - a joined row
     job = getattr(series, "job", None)
-    if job is not None and (job.id is None or job.deleted_at is not None):
+    deleted_at = job.deleted_at if job is not None else None
+    if job is not None and (job.id is None or deleted_at is not None):
         job = None
     state = State(series.state)
     dead = bool(job and state is State.FAILED and job.stage in SENDING)
@@ -156,9 +161,11 @@ def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 -
         state_at=series.state_at,
         copies_deleted_at=series.copies_deleted_at,
         job=job.id if job else None,
+        job_deleted_at=deleted_at,
         recipe=job.recipe if job else None,
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
+        waiting_for=waits_for(job, state) if job else None,
         time_left=estimator.time_left(job) if job and state in ACTIVE else None,
         result_series_uid=result,
         dead_letter=dead,

@@ -27,7 +27,7 @@ from mrisr_node.errors import (
 )
 from mrisr_node.intake.spool import Spool
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.given_files import goes_to_pacs, keep_files, with_given_files
+from mrisr_node.jobs.given_files import FILES_READY, goes_to_pacs, keep_files, with_given_files
 from mrisr_node.jobs.history import (
     left_out_of,
     note_result_series,
@@ -175,7 +175,7 @@ class Worker:
                     Job.id == job.id, Job.lease_owner == self._owner
                 ).execute()
         if stage is None:
-            there = "the result is in the PACS" if goes_to_pacs(job) else "its files are ready"
+            there = "the result is in the PACS" if goes_to_pacs(job) else FILES_READY
             words = ". ".join((there, *remarks_on(job), *left_out_of(job)))
             if self._end(job, State.DONE, words):
                 shutil.rmtree(self._settings.work_dir / str(job.id), ignore_errors=True)

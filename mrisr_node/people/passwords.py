@@ -8,6 +8,7 @@ import unicodedata
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from zxcvbn import zxcvbn
 
 from mrisr_node.errors import NodeError
 
@@ -25,6 +26,10 @@ SHORTEST = 12
 """Characters; length is what makes a password hard to guess, and no rule on its letters does."""
 
 _LONGEST = 256
+# zxcvbn's "safely unguessable": more than 10^8 guesses, at argon2's pace.
+_UNGUESSABLE = 3
+# Of more characters it says nothing: what it needs grows faster than they do.
+_LOOKED_AT = 72
 
 _hasher = PasswordHasher()
 # A hash costs 64 MiB by design: a flood of sign-ins must not take the machine's memory.
@@ -43,7 +48,10 @@ def new_password() -> str:
 
 
 def require_fit(username: str, password: str) -> None:
-    """Refuse a new password that is too short, or says the user's name.
+    """Refuse a new password that is too short, says the user's name, or is easily guessed.
+
+    Words and names that many people take, dates, sequences, repeats and ways across the keyboard
+    are what is tried first (Wheeler, zxcvbn, USENIX Security 2016).
 
     Raises
     ------
@@ -54,7 +62,8 @@ def require_fit(username: str, password: str) -> None:
         raise UnfitPassword(
             f"a password has {SHORTEST} to {_LONGEST} characters; a few words make a good one"
         )
-    if username.casefold() in password.casefold() or len(set(password)) < 5:
+    score = zxcvbn(password[:_LOOKED_AT], user_inputs=[username], max_length=_LOOKED_AT)["score"]
+    if username.casefold() in password.casefold() or score < _UNGUESSABLE:
         raise UnfitPassword("this password is too easily guessed; a few words make a good one")
 
 

@@ -65,9 +65,12 @@ def create_token(
         user = find_user(username)
         beyond = wanted - permissions_of(Role(user.role))
         if beyond:
-            raise TokenError(f"{username} may not {', '.join(sorted(beyond))}, nor may their tools")
+            raise TokenError(
+                f"{username} is {user.role} and lacks {', '.join(sorted(beyond))}: a token can have"
+                " no permission that its user lacks"
+            )
         if user.role == Role.SERVICE and not wanted:
-            raise TokenError("say what a service's token is for (scopes)")
+            raise TokenError("choose what the token of a service may do (scopes)")
         ApiToken.create(
             digest=digest_of(token),
             user=user,

@@ -170,6 +170,7 @@ def _stands(one: Standing) -> Event:
             "stage_name": stage_name(one.stage),
             "progress": one.progress,
             "overall": overall(one.recipe, one.stage, one.progress),
+            "waiting_for": one.waiting_for,
             "time_left": rounded,
         },
     )

@@ -17,6 +17,8 @@ from starlette.responses import Response, StreamingResponse
 from mrisr_node.choices import SeriesRecipe
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.jobs.given_files import Wish, files_of_job, give, wake
+from mrisr_node.jobs.stages import Queue
+from mrisr_node.jobs.turns import waits_for
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import ACTIVE, Batch, Job, NiftiSeries, Series, State, StoredFile
 from mrisr_node.settings import Settings
@@ -92,6 +94,9 @@ class InferenceView(BaseModel):
     state: State
     reason: str
     stage: str | None
+    waiting_for: Queue | None = Field(
+        description="whose worker has to have time for it, before the stage begins or goes on"
+    )
     progress: float = Field(description="part of the current stage that is done, 0 to 1")
     files: list[FileView] = Field(description="thin slices, maps, brain, pictures, and a sidecar")
     zip_url: str | None = Field(description="all of them as one ZIP file")
@@ -346,6 +351,7 @@ def _view(settings: Settings, row: NiftiSeries) -> InferenceView:
         state=State(series.state),
         reason=series.reason,
         stage=job.stage or None,
+        waiting_for=waits_for(job, State(series.state)),
         progress=job.progress,
         files=[file_view(settings, file) for file in files],
         zip_url=f"/api/inference/{series.id}/zip" if files else None,

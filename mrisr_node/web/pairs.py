@@ -11,11 +11,12 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from mrisr_node.errors import SettingsError
-from mrisr_node.jobs.estimates import Estimator
 from mrisr_node.jobs.given_files import files_of_job, give_for_pairs, wake
+from mrisr_node.jobs.overview import Action, find
+from mrisr_node.jobs.stages import Queue
 from mrisr_node.pairs.options import TABLE, PairOptions, Slices
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import ACTIVE, Job, PairsSeries, State
+from mrisr_node.records import Job, PairsSeries, State
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.contrast import CONTRASTS
 from mrisr_node.volumes.degradation import SliceProfile
@@ -65,8 +66,13 @@ class PairsView(BaseModel):
     state: State
     reason: str = Field(description="with which scans were left out, and why")
     progress: float = Field(description="part that is done, 0 to 1")
+    waiting_for: Queue | None = Field(
+        description="whose worker has to have time for it; null while one works on it"
+    )
     time_left: TimeLeft | None
     created_at: float = Field(description="seconds since 1970")
+    job: int | None = Field(description="as in /api/jobs; null once it is deleted")
+    actions: list[Action] = Field(description="what can be done about it now, by who may")
     files: list[FileView] = Field(description="the dataset as a ZIP, and what became of each scan")
 
 
@@ -154,15 +160,19 @@ def pairs_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
 
 def _view(settings: Settings, row: PairsSeries) -> PairsView:
     job: Job = Job.select().where(Job.series == row.series).order_by(Job.id.desc()).get()
-    state = State(row.series.state)
-    left = Estimator().time_left(job) if state in ACTIVE else None
+    now = find(row.series.id)
+    assert now is not None  # noqa: S101 - its row is there with its series
+    done = now.state == State.DONE
     return PairsView(
-        id=row.series.id,
+        id=now.id,
         scans=len(json.loads(row.files)),
-        state=state,
-        reason=row.series.reason,
-        progress=1.0 if state is State.DONE else job.progress,
-        time_left=time_left(left),
+        state=State(now.state),
+        reason=now.reason,
+        progress=1.0 if done else now.progress,
+        waiting_for=now.waiting_for,
+        time_left=time_left(now.time_left),
         created_at=job.created_at,
+        job=now.job,
+        actions=list(now.actions),
         files=[file_view(settings, file) for file in files_of_job(job)],
     )

@@ -18,19 +18,20 @@ from mrisr_node.people import users
 from mrisr_node.people.audit import Action, Filter, search
 from mrisr_node.people.lockout import forgive
 from mrisr_node.people.passwords import SHORTEST
-from mrisr_node.people.roles import Permission, Role
+from mrisr_node.people.roles import Permission, Role, permissions_of
 from mrisr_node.people.sign_in import Refused, change_password
 from mrisr_node.people.tokens import create_token, revoke_token, tokens_of
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import SIGNED_IN, require_signed_in, token_view
 from mrisr_node.web.permissions import allow
-from mrisr_node.web.signin import forget_cookie
+from mrisr_node.web.signin import SIGN_IN_AGAIN, forget_cookie
 from mrisr_node.web.subjects import concerns
 from mrisr_node.web.users import user_view
 
 __all__ = ["people_pages_router"]
 
 _ROWS = 50
+Days = Annotated[int, Form(ge=1, le=36_500)]
 
 
 def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRouter:
@@ -51,6 +52,12 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             400 if error else 200,
             users=[user_view(settings, user) for user in users.all_users()],
             roles=list(Role),
+            tokens={
+                user.username: [token_view(token) for token in tokens_of(user.username)]
+                for user in users.all_users()
+                if user.role == Role.SERVICE
+            },
+            service_permissions=sorted(permissions_of(Role.SERVICE)),
             said=said,
             secret=secret,
             error=error,
@@ -60,6 +67,11 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     def show_users(request: Request) -> Response:
         return users_page(request)
 
+    # Where a form has led, its page is found again.
+    @router.get("/users/{username}", dependencies=admin)
+    def back_to_users() -> Response:
+        return RedirectResponse("/users", 303)
+
     @router.post("/users", dependencies=[*admin, SIGNED_IN])
     def add_user(
         request: Request, role: Annotated[Role, Form()], username: Annotated[str, Form()] = ""
@@ -68,7 +80,11 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             secret = users.add_user(username, role)
         except NodeError as error:
             return users_page(request, error=str(error))
-        return users_page(request, f"{username} can come in now.", secret)
+        if role is Role.SERVICE:
+            said = f"{username} is added. It comes in with a token: make one below, in its row."
+        else:
+            said = f"{username} can come in now."
+        return users_page(request, said, secret)
 
     @router.post("/users/{username}", dependencies=[*admin, SIGNED_IN])
     def change_user(
@@ -76,6 +92,10 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
         username: str,
         do: Annotated[str, Form()],
         role: Annotated[Role | None, Form()] = None,
+        name: Annotated[str, Form()] = "",
+        days: Days = 365,
+        scopes: Annotated[list[Permission] | None, Form()] = None,
+        key: Annotated[str, Form()] = "",
     ) -> Response:
         secret = ""
         try:
@@ -94,6 +114,12 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
                     secret = users.set_password(username)
                     forgive(settings, username)
                     said = f"{username} has a new password."
+                case "token":
+                    secret = create_token(username, name, days, scopes or ())
+                    said = f"The token {name} of {username} is made."
+                case "revoke":
+                    revoke_token(username, key)
+                    said = f"The token of {username} is revoked."
                 case "unlock":
                     forgive(settings, username)
                     said = f"{username} can try again."
@@ -126,6 +152,12 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
     def show_account(request: Request) -> Response:
         return account_page(request)
 
+    @router.get("/account/password", dependencies=anybody)
+    @router.get("/account/tokens", dependencies=anybody)
+    @router.get("/account/tokens/{key}", dependencies=anybody)
+    def back_to_account() -> Response:
+        return RedirectResponse("/account", 303)
+
     @router.post("/account/password", dependencies=anybody)
     def own_password(
         request: Request,
@@ -143,13 +175,13 @@ def people_pages_router(settings: Settings, templates: Jinja2Templates) -> APIRo
             return account_page(request, error="The current password is wrong.")
         except NodeError as error:
             return account_page(request, error=str(error))
-        return forget_cookie(settings, RedirectResponse("/sign-in?next=/account", 303))
+        return forget_cookie(settings, RedirectResponse(SIGN_IN_AGAIN, 303))
 
     @router.post("/account/tokens", dependencies=anybody)
     def new_token(
         request: Request,
         name: Annotated[str, Form()] = "",
-        days: Annotated[int, Form(ge=1, le=36_500)] = 365,
+        days: Days = 365,
         scopes: Annotated[list[Permission] | None, Form()] = None,
     ) -> Response:
         require_signed_in(request.state.person)

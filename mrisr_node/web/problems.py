@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
@@ -28,6 +30,11 @@ _log = logging.getLogger(__name__)
 _WHAT_TO_DO = {
     404: "there is nothing at this address; /api/openapi.json lists what there is in the API",
     405: "this address does not take this method; /api/openapi.json lists the methods of each",
+}
+# The page shows where to go on.
+_TO_PEOPLE = {
+    404: "there is nothing at this address",
+    405: "this address is where a form leads; there is nothing to see at it",
 }
 
 
@@ -90,12 +97,14 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
     def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - how the handler is registered
         detail = str(error.detail)
+        is_page = _is_page(request)
         if detail == HTTPStatus(error.status_code).phrase:
-            detail = _WHAT_TO_DO.get(error.status_code, detail)
+            words = _TO_PEOPLE if is_page else _WHAT_TO_DO
+            detail = words.get(error.status_code, detail)
         headers = dict(error.headers or {})
         if error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(_methods_of(request))
-        if _is_page(request):
+        if is_page:
             return page(request, error.status_code, detail, headers)
         return problem(error.status_code, detail, headers=headers)
 
@@ -103,7 +112,7 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         # What was sent may be anyone's name: only where it is wrong and why goes back.
         errors = [
-            {"where": list(e["loc"]), "why": e["msg"].removeprefix("Value error, ")}
+            {"where": _place(e), "why": e["msg"].removeprefix("Value error, ")}
             for e in error.errors()
         ]
         detail = "the request has values that cannot be used"
@@ -133,6 +142,13 @@ def _is_page(request: Request) -> bool:
     """Tell whether a person looks at this address, and no tool or script."""
     wanted = request.headers.get("accept", "")
     return "text/html" in wanted and not request.scope["path"].startswith(("/api/", "/dicom-web/"))
+
+
+def _place(error: Mapping[str, Any]) -> list[str | int]:
+    """Return where a value is wrong; what can be no field of ours may be anyone's name."""
+    *way, last = error["loc"]
+    is_ours = error["type"] != "extra_forbidden" or re.fullmatch("[a-z_]{1,32}", str(last))
+    return [*way, last] if is_ours else way
 
 
 def _methods_of(request: Request) -> list[str]:

@@ -13,6 +13,7 @@ from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.given_files import names_of_files
 from mrisr_node.jobs.overview import Action, SeriesOverview, Which, count, find, overview
 from mrisr_node.jobs.recovery import retry
+from mrisr_node.jobs.stages import Queue
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import Series, State, StateError, Transition
 from mrisr_node.settings import Settings
@@ -77,11 +78,16 @@ class SeriesView(BaseModel):
     copies_deleted_at: float | None = Field(description="when its files were deleted here; the"
                                             " PACS has them")  # fmt: skip
     job: int | None = Field(description="its newest job, as in /api/jobs")
+    job_deleted_at: float | None = Field(description="when that one was deleted; `job` is null")
     recipe: str | None
     stage: str | None
     stage_name: str | None = Field(description="the stage in words")
     progress: float = Field(description="part of the current stage that is done, 0 to 1")
     overall: float = Field(description="part of the way through all stages, 0 to 1")
+    waiting_for: Queue | None = Field(
+        description="whose worker has to have time for it, before the stage begins or goes on; null"
+        " while one works on it, and where it waits for its next try"
+    )
     time_left: TimeLeft | None
     result_series_uid: str | None
     dead_letter: bool = Field(
@@ -265,11 +271,13 @@ def _view(settings: Settings, row: SeriesOverview, name: str) -> SeriesView:
         state_at=row.state_at,
         copies_deleted_at=row.copies_deleted_at,
         job=row.job,
+        job_deleted_at=row.job_deleted_at,
         recipe=row.recipe,
         stage=row.stage,
         stage_name=stage_name(row.stage),
         progress=row.progress,
         overall=1.0 if done else overall(row.recipe, row.stage, row.progress),
+        waiting_for=row.waiting_for,
         time_left=time_left(row.time_left),
         result_series_uid=row.result_series_uid,
         dead_letter=row.dead_letter,

@@ -13,13 +13,19 @@ from starlette.templating import Jinja2Templates
 from mrisr_node.people.lockout import TooManyFailures
 from mrisr_node.people.sessions import begin_session, end_session
 from mrisr_node.people.sign_in import Refused
+from mrisr_node.people.users import NAME_PATTERN
 from mrisr_node.settings import Settings
 from mrisr_node.web.auth import recognised
 from mrisr_node.web.guard import cookie_name
 from mrisr_node.web.limits import RateLimits, client_address
 from mrisr_node.web.permissions import allow
 
-__all__ = ["forget_cookie", "sign_in_router"]
+__all__ = ["SIGN_IN_AGAIN", "forget_cookie", "sign_in_router"]
+
+SIGN_IN_AGAIN = "/sign-in?next=/account&said=password"
+"""The page of signing in that says why one has to again."""
+
+_SAID = {"password": "The password is changed. Sign in with the new one."}
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +34,17 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates, limits: RateL
     """Return the routes ``/sign-in`` and ``/sign-out``."""
     router = APIRouter(include_in_schema=False)
 
-    def page(request: Request, wanted: str, *, error: str = "", status: int = 200) -> Response:
-        return templates.TemplateResponse(
-            request, "sign-in.html", {"next": wanted, "error": error}, status_code=status
-        )
+    def page(
+        request: Request, wanted: str, username: str = "", *, status: int = 200, **told: str
+    ) -> Response:
+        # What can be no user name may be a password in the wrong field.
+        again = username if re.fullmatch(NAME_PATTERN, username) else ""
+        known = {"next": wanted, "username": again, **told}
+        return templates.TemplateResponse(request, "sign-in.html", known, status_code=status)
 
     @router.get("/sign-in")
-    def show(request: Request, next: str = "/") -> Response:
-        return page(request, _own_path(next))
+    def show(request: Request, next: str = "/", said: str = "") -> Response:
+        return page(request, _own_path(next), said=_SAID.get(said, ""))
 
     @router.post("/sign-in")
     def sign_in(
@@ -50,13 +59,14 @@ def sign_in_router(settings: Settings, templates: Jinja2Templates, limits: RateL
             session = begin_session(settings, user)
         except TooManyFailures as limit:
             again = f"Too many attempts. Try again in {limit.seconds} seconds."
-            answer = page(request, wanted, error=again, status=429)
+            answer = page(request, wanted, username, error=again, status=429)
             answer.headers["Retry-After"] = str(limit.seconds)
             return answer
         except Refused:
             # Not the name: people type passwords into the wrong field.
             _log.warning("sign-in refused, from %s", client_address(request.scope))
-            return page(request, wanted, error="The name or the password is wrong.", status=401)
+            wrong = "The name or the password is wrong."
+            return page(request, wanted, username, error=wrong, status=401)
         redirect = RedirectResponse(wanted, 303)
         redirect.set_cookie(
             cookie_name(settings),

@@ -6,7 +6,7 @@ import json
 import secrets
 
 from mrisr_node.choices import Recipe
-from mrisr_node.jobs.given_files import Wish, give, give_for_pairs
+from mrisr_node.jobs.given_files import FILES_READY, Wish, give, give_for_pairs
 from mrisr_node.pairs.options import PairOptions
 from mrisr_node.records import Job, Series, State, StoredFile
 from mrisr_node.settings import Settings
@@ -43,8 +43,7 @@ def given_for_pairs(settings: Settings, owner: str = "admin") -> Job:
 
 def end(settings: Settings, job: Job, state: State = State.DONE) -> StoredFile:
     """Have a job be over, with a file that it made."""
-    Series.update(state=state.value, reason=f"it is {state}").where(
-        Series.id == job.series_id
-    ).execute()
+    reason = FILES_READY if state is State.DONE else f"it is {state}"
+    Series.update(state=state.value, reason=reason).where(Series.id == job.series_id).execute()
     (settings.work_dir / str(job.id)).mkdir(parents=True, exist_ok=True)
     return stored(settings, job.series.sender, name="thin.nii.gz", facts="{}", job=job)

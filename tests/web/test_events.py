@@ -134,6 +134,10 @@ def test_how_far_it_is_is_told_in_between(door):
             series=series, recipe="native", stage="brain", progress=0.5, lease_owner="somebody"
         )
         told = stream.next("progress")["data"]
+        # Handed on to another worker, which has no time yet.
+        Job.update(stage="superresolve", progress=0.0, lease_owner=None).execute()
+        waits = stream.next("progress")["data"]
+    assert (told["waiting_for"], waits["waiting_for"]) == (None, "gpu")
     assert (told["stage_name"], told["progress"]) == ("Finding the brain", 0.5)
     assert told["overall"] == pytest.approx(1.5 / 8)
     assert told["time_left"]["seconds"] is None

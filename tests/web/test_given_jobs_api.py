@@ -51,6 +51,10 @@ def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
     assert tool.get(f"/api/files/{made.key}").status_code == 404
     assert not (door.settings.files_dir / made.key).exists()
     assert not (door.settings.work_dir / str(job.id)).exists()
+    # Nothing is said to be there that is not.
+    row = tool.get(f"/api/series/{job.series_id}").json()
+    gone = "its files were deleted"
+    assert (row["state"], row["reason"].startswith(gone)) == (state, state is State.DONE)
     # What was uploaded is deleted by itself.
     assert tool.get(f"/api/files/{given_file.key}").status_code == 200
 

@@ -255,6 +255,7 @@ def test_a_job_goes_with_its_copies_once_the_pacs_has_the_originals(tool, study,
     assert (row["state"], row["instances"]) == ("done", len(study.source))
     assert row["copies_deleted_at"] is not None
     assert (row["job"], row["actions"]) == (None, ["again"])
+    assert row["job_deleted_at"] >= row["copies_deleted_at"]
     # From there it can come again.
     assert begin(tool, study.study, study.source_uid, again=True).status_code == 202
     assert Instance.select().where(Instance.series == series).count() == 0

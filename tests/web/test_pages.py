@@ -71,6 +71,8 @@ def test_a_series_is_followed_without_a_reload(page):
     row = page.get_by_role("row", name="T1 axial")
     expect(row).to_contain_text("receiving")
     expect(row).to_contain_text("0 of 24 images from SCANNER")
+    Series.update(expected_instances=1).execute()
+    expect(row).to_contain_text("0 of 1 image from SCANNER")
     assert row.get_by_role("progressbar").count() == 0
     series.move(State.COMPLETE)
     series.move(State.QUEUED)
@@ -85,6 +87,9 @@ def test_a_series_is_followed_without_a_reload(page):
     for stage in Stage:
         StageRun.create(job=Job.get(), stage=stage.value, started_at=1, seconds=30, finished=True)
     expect(row).to_contain_text(re.compile(r"about 3 min left \(\d+ (s|min) to \d+ min\)"))
+    Job.update(stage=Stage.SUPERRESOLVE.value, progress=0.0, lease_owner=None).execute()
+    expect(row).to_contain_text("Waiting for its turn: Super-resolving")
+    expect(row).to_contain_text(re.compile(r"about \d+ (s|min) once it is its turn"))
     assert row.get_by_role("link", name="Compare").count() == 0
     series.move(State.RESOLVING)
     series.move(State.DELIVERING)
@@ -210,7 +215,7 @@ def test_one_series_with_its_history_and_jobs(page, door):
     button = page.get_by_role("button", name="Cancel: T1 axial")
     button.focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog")).to_contain_text("Stop working on this series?")
+    expect(page.get_by_role("dialog")).to_contain_text("Stop working on this?")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert Series.get().state == State.PREPARING
@@ -236,6 +241,23 @@ def test_what_the_node_refuses_is_said(page):
     with page.expect_response("**/cancel"):
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("alert")).to_contain_text("is stored whole")
+
+
+def test_what_was_deleted_is_not_said_to_be_there(page):
+    series = add("11.2", State.DONE, stage="confirm", delivered_at=1.0, result_series_uid="11.3")
+    address = f"{page.url}series/{series.id}"
+    page.goto(address)
+    page.get_by_role("button", name="Process again: T1 axial").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Make a new result of this series?")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Delete copies: T1 axial").click()
+    expect(page.get_by_role("dialog")).to_contain_text("pictures of the result")
+    page.keyboard.press("Escape")
+    Job.update(deleted_at=1.8e9).execute()
+    Series.update(copies_deleted_at=1.8e9).execute()
+    page.goto(address)
+    expect(page.get_by_text("The newest job was deleted on Jan 15, 2027")).to_be_visible()
+    expect(page.get_by_text("Nothing has been computed yet.")).to_be_hidden()
 
 
 def test_who_may_only_look_sees_no_buttons(chromium, door):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -56,7 +57,13 @@ def page(chromium: Browser, door: Door, scan: StoredFile) -> Iterator[Page]:
 
 
 def test_pairs_are_asked_for_and_followed(page, scan, tmp_path):
-    page.get_by_label("head <b>one</b>.nii.gz").check()
+    # Of two with one name, when and how large tells which is which.
+    Upload.create(key="ce" * 16, owner="admin", name=scan.name, size=5000, kind="nifti", file=scan,
+                  state=UploadState.DONE.value, created_at=1.8e9)  # fmt: skip
+    page.reload()
+    twin = page.get_by_label("head <b>one</b>.nii.gz 5 kB, Jan 15, 2027")
+    expect(twin).to_be_visible()
+    page.get_by_label("head <b>one</b>.nii.gz 1 byte").check()
     for unwanted in ("3/0", "4/0.4", "5/1"):
         page.get_by_label(unwanted, exact=True).uncheck()
     page.get_by_label("Others").fill("6/0.6, 6")
@@ -76,7 +83,20 @@ def test_pairs_are_asked_for_and_followed(page, scan, tmp_path):
     page.screenshot(path=tmp_path / "pairs.png", full_page=True)
     series = asked.series
     series.move(State.FAILED, "pairs: no pairs: scan 1 left out: it is thick")
-    expect(page.get_by_role("row", name="1 scan")).to_contain_text("it is thick")
+    row = page.get_by_role("row", name="1 scan")
+    expect(row).to_contain_text("it is thick")
+    page.get_by_role("button", name="Try again: dataset of 1 scan").click()
+    expect(row).to_contain_text("Waiting for its turn")
+    page.get_by_role("button", name="Cancel: dataset of 1 scan").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(row).to_contain_text("cancelled by admin")
+    page.screenshot(path=tmp_path / "pairs-cancelled.png", full_page=True)
+    page.get_by_role("button", name="Delete: dataset of 1 scan").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Nobody else has it")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(row.get_by_role("button", name=re.compile("^Delete"))).to_have_count(0)
+    row.get_by_role("link", name="1 scan").click()
+    expect(page.get_by_text("The newest job was deleted")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -11,8 +11,8 @@ from web_door import PASSWORD, Door, served
 
 from mrisr_node.people.audit import Action, record
 from mrisr_node.people.lockout import enter
-from mrisr_node.people.roles import Role
-from mrisr_node.people.tokens import create_token
+from mrisr_node.people.roles import Permission, Role
+from mrisr_node.people.tokens import TokenError, create_token
 from mrisr_node.people.users import add_user, all_users, disable_user
 from mrisr_node.settings import Settings
 
@@ -76,8 +76,72 @@ def test_an_admin_looks_after_users(page, door):
     own = page.get_by_role("row", name="admin since")
     own.get_by_role("button", name="Disable admin").click()
     expect(page.get_by_role("alert")).to_contain_text("only administrator")
+    page.goto(page.url)
+    expect(page).to_have_url(f"{door.url}/users")
     # No password stays in an address.
     assert "?" not in page.url
+
+
+def test_what_ends_something_asks_first(chromium, door):
+    add_user("ada", Role.VIEWER, WORDS)
+    create_token("admin", "slicer")
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    sign_in(page, door, "/users")
+    dialog = page.get_by_role("dialog")
+    row = page.get_by_role("row", name="ada since")
+    row.get_by_role("button", name="Disable ada").click()
+    expect(dialog).to_contain_text("Disable ada? Their sessions end")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(row).to_contain_text("enabled")
+    row.get_by_role("button", name="Disable ada").press("Enter")
+    dialog.get_by_role("button", name="Disable").press("Enter")
+    expect(row).to_contain_text("disabled")
+    row.get_by_role("button", name="New password for ada").click()
+    dialog.get_by_role("button", name="New password").click()
+    expect(page.get_by_role("status").locator("code")).to_be_visible()
+    page.get_by_role("button", name="Disable admin").click()
+    expect(dialog).to_contain_text("Disable yourself? You are signed out at once")
+    page.goto(f"{door.url}/account")
+    page.get_by_role("button", name="Revoke the token slicer").click()
+    dialog.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status")).to_contain_text("revoked")
+    context.close()
+
+
+def test_a_service_gets_its_token(page, door):
+    sign_in(page, door, "/users")
+    form = page.locator("form.fields").first
+    form.get_by_label("User name").fill("s" * 65)
+    page.get_by_role("button", name="Add user").click()
+    expect(page.get_by_role("alert")).to_contain_text("up to 64 letters")
+    form.get_by_label("User name").fill("slicertool")
+    form.get_by_label("Role").select_option("service")
+    page.get_by_role("button", name="Add user").click()
+    expect(page.get_by_role("status")).to_contain_text("It comes in with a token")
+    row = page.get_by_role("row", name="slicertool since")
+    row.get_by_text("Tokens").click()
+    row.get_by_label("What it is for").fill("room 7")
+    row.get_by_label("read").uncheck()
+    row.get_by_role("button", name="Make token").click()
+    expect(page.get_by_role("alert")).to_contain_text("choose what the token")
+    row.get_by_text("Tokens").click()
+    row.get_by_label("What it is for").fill("room 7")
+    row.get_by_label("store").check()
+    row.get_by_role("button", name="Make token").click()
+    token = page.get_by_role("status").locator("code").inner_text()
+    with door.client(Authorization=f"Bearer {token}") as client:
+        me = client.get("/api/auth/me").json()
+        assert (me["username"], me["permissions"]) == ("slicertool", ["read", "store"])
+        row.get_by_text("Tokens").click()
+        expect(row).to_contain_text("room 7: read, store")
+        row.get_by_role("button", name="Revoke the token room 7 of slicertool").click()
+        expect(page.get_by_role("status")).to_contain_text("is revoked")
+        assert client.get("/api/auth/me").status_code == 401
+    with pytest.raises(TokenError, match="is service and lacks admin"):
+        create_token("slicertool", "x", scopes=[Permission.ADMIN])
 
 
 def test_one_looks_after_ones_own_account(page, door):
@@ -102,12 +166,23 @@ def test_one_looks_after_ones_own_account(page, door):
         page.get_by_label("New password again").fill(again)
         page.get_by_role("button", name="Change password").click()
         expect(page.get_by_role("alert")).to_contain_text(words)
+        # Opened again, where the form has led is the same page.
+        page.goto(page.url)
+        expect(page).to_have_url(f"{door.url}/account")
     page.get_by_label("Current password").fill(WORDS)
     page.get_by_label("New password", exact=True).fill("other words of hers")
     page.get_by_label("New password again").fill("other words of hers")
     page.keyboard.press("Enter")
-    expect(page.get_by_label("User name")).to_be_visible()
-    sign_in(page, door, "/account", "ada", "other words of hers")
+    expect(page.get_by_role("status")).to_contain_text("Sign in with the new one")
+    # Only the password is typed again.
+    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Password").fill("wrong words")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("is wrong")
+    expect(page.get_by_label("User name")).to_have_value("ada")
+    page.get_by_label("Password").fill("other words of hers")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{door.url}/account")
     # What a viewer may not do is not offered.
     assert page.get_by_role("link", name="Users").count() == 0
     assert page.goto(f"{door.url}/users").status == 403
@@ -147,6 +222,7 @@ def test_they_fit_the_screen(chromium, door, width, scheme, tmp_path):
     add_user("pacs-tool", Role.SERVICE)
     disable_user("ada")
     create_token("admin", "3D Slicer in room 7", 90)
+    create_token("pacs-tool", "backup of the reading room", 90, [Permission.READ, Permission.STORE])
     record(
         Action.TRANSFER, username="grace.hopper@hospital.example", means="cookie",
         address="10.1.2.3", method="GET", patient_id="MRISR-0042",
@@ -157,8 +233,14 @@ def test_they_fit_the_screen(chromium, door, width, scheme, tmp_path):
         if name == "users":
             sign_in(page, door, "/users")
         page.goto(f"{door.url}/{name}")
+        if name == "users":
+            page.get_by_text("Tokens of pacs-tool").click()
         page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        if name == "audit":
+            # Without the table's head a bare number says nothing.
+            heading = page.get_by_role("cell", name="Outcome").get_by_text("Outcome")
+            expect(heading.first).to_be_visible(visible=width < 640)
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
     context.close()

@@ -35,6 +35,11 @@ def test_a_person_is_shown_a_page(door):
         answer = browser.get("/nothing", headers=PAGE)
         assert answer.status_code == 404
         assert "there is nothing at this address" in answer.text
+        form = browser.get("/sign-out", headers=PAGE)
+        assert (form.status_code, "nothing to see at it" in form.text) == (405, True)
+        for said in (answer, form):
+            assert '<a href="/">Go to the list of series</a>' in said.text
+            assert "openapi.json" not in said.text
         form = browser.post("/users/admin", data={}, headers=PAGE)
         assert form.status_code == 422
         assert form.headers["content-type"].startswith("text/html")

@@ -12,6 +12,8 @@ from pydicom import dcmread
 from web_door import PASSWORD, Door, served
 
 from mrisr_node.node.sample import Acquisition, write_sample
+from mrisr_node.people.roles import Role
+from mrisr_node.people.users import add_user
 from mrisr_node.records import Instance, Rejection, Series
 from tests import spooling
 
@@ -121,6 +123,24 @@ def page(chromium: Browser, door: Door) -> Iterator[Page]:
     expect(page.get_by_role("heading", name="Quarantine")).to_be_visible()
     yield page
     assert trouble == []
+    context.close()
+
+
+def test_a_viewer_looks_and_is_told_what_the_rest_needs(chromium, door, refuse):
+    refuse(b"junk")
+    password = add_user("vera", Role.VIEWER)
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{door.url}/quarantine")
+    page.get_by_label("User name").fill("vera")
+    page.get_by_label("Password").fill(password)
+    page.keyboard.press("Enter")
+    junk = page.get_by_role("row").filter(has_text="cannot be read")
+    expect(junk.get_by_role("button")).to_have_text(["Show"])
+    expect(page.get_by_text("needs the permission operate")).to_be_visible()
+    page.goto(f"{door.url}/pairs")
+    expect(page.get_by_text("needs the permission operate")).to_be_visible()
+    expect(page.get_by_role("button", name="Make pairs")).to_have_count(0)
     context.close()
 
 

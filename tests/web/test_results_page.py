@@ -130,7 +130,7 @@ def test_whoever_looks_for_what_is_not_there_sees_a_page(signed_in, door):
     assert answer.status == 404
     words = f"series {series.id} has no result in the PACS; it is failed: slices are missing"
     expect(signed_in.get_by_text(words)).to_be_visible()
-    expect(signed_in.get_by_role("link", name="All series")).to_be_visible()
+    expect(signed_in.get_by_role("link", name="Go to the list of series")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["previews/axial/..", "previews/x/acquired", "previews/a/b/c"])
@@ -198,6 +198,8 @@ def test_the_page_says_what_a_reader_needs(signed_in, door, series_id, tmp_path,
     page.goto(f"{door.url}/results/{series_id}")
     expect(page.get_by_role("heading", name="T1 <b>with</b> a page")).to_be_visible()
     expect(page.get_by_text("Super-resolved, not acquired")).to_be_visible()
+    back = page.get_by_role("link", name="The series of this result")
+    expect(back).to_have_attribute("href", f"/series/{series_id}")
     expect(page.get_by_role("row", name="this result")).to_contain_text("0.25 %")
     expect(page.get_by_role("row", name="cubic interpolation")).to_contain_text("2.50 %")
     expect(page.get_by_text("16.5 s")).to_be_hidden()

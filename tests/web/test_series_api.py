@@ -6,6 +6,7 @@ import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from pydicom.uid import generate_uid
 from web_door import Door, served
 
 from mrisr_node.choices import Recipe
@@ -101,6 +102,23 @@ def test_progress_and_time_left(tool):
     left = row["time_left"]
     assert (left["runs"], left["seconds"]) == (1, pytest.approx(2.0 * 6.5))
     assert left["low"] < left["seconds"] < left["high"]
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "waiting_for"),
+    [
+        (State.QUEUED, {}, "cpu"),
+        (State.QUEUED, {"stage": "store"}, "delivery"),
+        (State.PREPARING, {"stage": "brain", "lease_owner": "x"}, None),
+        (State.PREPARING, {"stage": "superresolve"}, "gpu"),
+        (State.RESOLVING, {"stage": "write"}, "delivery"),
+        (State.DELIVERING, {"stage": "store", "not_before": time.time() + 600}, None),
+        (State.FAILED, {"stage": "brain"}, None),
+    ],
+)
+def test_it_says_what_a_job_waits_for(tool, state, job, waiting_for):
+    series = add(generate_uid(), state, **({"progress": 0.0} | job))
+    assert tool.get(f"/api/series/{series.id}").json()["waiting_for"] == waiting_for
 
 
 def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):

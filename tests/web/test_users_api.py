@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from web_door import PASSWORD, Door, served
 
 from mrisr_node.cli import app
+from mrisr_node.people.passwords import UnfitPassword, new_password, require_fit
 from mrisr_node.people.roles import Permission, Role
 from mrisr_node.people.sign_in import recognise
 from mrisr_node.people.tokens import create_token
@@ -57,6 +58,7 @@ def test_users_are_made_changed_disabled_and_enabled(door):
         {"username": "ada", "role": "king"},
         {"username": "ada", "role": "viewer", "password": "short"},
         {"username": "ada", "role": "viewer", "password": "aaaaaaaaaaaaaaaa"},
+        {"username": "ada", "role": "viewer", "password": "123456789012"},
         {"username": "tool", "role": "service", "password": "a few words of its"},
     ],
 )
@@ -138,6 +140,24 @@ def test_an_old_hash_is_made_anew_when_somebody_signs_in(door):
     assert new != old
     assert "m=65536" in new
     assert recognise(door.settings, "admin", PASSWORD)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "123456789012", "passwordpassword", "qwertyuiopas", "abcdefghijkl", "Password123!",
+        "iloveyou1234", "grace hopper is me", "ab" * 100,
+    ],
+)  # fmt: skip
+def test_what_is_guessed_first_is_no_password(password):
+    with pytest.raises(UnfitPassword):
+        require_fit("Grace", password)
+
+
+def test_a_few_words_make_a_password():
+    words = [PASSWORD, "a few words of hers", "drei kleine Worte", "blue lamp river", PASSWORD * 9]
+    for password in (*words, *(new_password() for _ in range(50))):
+        require_fit("Grace", password)
 
 
 def test_a_password_is_the_same_on_every_keyboard(door):

@@ -2,12 +2,13 @@
 
 import { follow } from '/pages/live.js';
 import {
-  actions, ask, link, may, origin, person, progressOf, stateName, text, time,
+  actions, ask, images, link, may, origin, person, progressOf, stateName, text, time,
 } from '/pages/words.js';
 
 const id = Number(may.id);
 const now = document.getElementById('now');
 let series;
+let refused = '';
 
 follow({ series: id, look, progress });
 
@@ -20,8 +21,8 @@ async function look() {
     ]);
     fill(found);
     tell(found, history.items);
-    list(jobs.items);
-    say('');
+    list(jobs.items, found.job_deleted_at);
+    say(refused);
   } catch (error) {
     say(error.message);
   }
@@ -83,14 +84,17 @@ function tell(found, items) {
   }
 }
 
-function list(jobs) {
+function list(jobs, deletedAt) {
   const place = document.getElementById('jobs');
-  document.getElementById('no-jobs').hidden = jobs.length > 0;
+  const deleted = document.getElementById('deleted');
+  document.getElementById('no-jobs').hidden = jobs.length > 0 || Boolean(deletedAt);
+  deleted.hidden = !deletedAt;
+  if (deletedAt) time(deleted.querySelector('time'), deletedAt);
   place.replaceChildren(...jobs.map(job => {
     const part = document.getElementById('job').content.firstElementChild.cloneNode(true);
     text(part.querySelector('h3'), `Job ${job.id}: ${job.state}`);
     const tries = job.attempts ? `; vain tries of this stage: ${job.attempts}` : '';
-    const result = job.result_instances ? `; a result of ${job.result_instances} images` : '';
+    const result = job.result_instances ? `; a result of ${images(job.result_instances)}` : '';
     text(part.querySelector('.what'), `recipe ${job.recipe}${tries}${result}`);
     part.querySelector('tbody').append(...job.stages.map(stage => {
       const at = document.createElement('time');
@@ -128,7 +132,8 @@ function element(kind, what, name = '') {
 }
 
 function said(problem) {
-  look().then(() => problem && say(problem));
+  refused = problem;
+  look();
 }
 
 function say(what) {

@@ -1,6 +1,6 @@
 // Asks for pairs of uploaded scans, and shows how far they are.
 
-import { ACTIVE, ask, left, stateName, text, time } from '/pages/words.js';
+import { actions, ACTIVE, ask, bytes, left, stateName, text, time, WAITING } from '/pages/words.js';
 
 const EVERY_MS = 2000;
 
@@ -8,6 +8,7 @@ const form = document.getElementById('wanted');
 const rows = document.getElementById('rows');
 const template = document.getElementById('row');
 let timer;
+let refused = '';
 
 form?.addEventListener('submit', async event => {
   event.preventDefault();
@@ -39,13 +40,25 @@ follow();
 async function scans() {
   const { items } = await ask('/api/uploads?limit=500');
   const place = document.getElementById('scans');
-  for (const { file, name } of items.filter(one => one.file)) {
+  for (const { file, name, size, created_at: at } of items.filter(one => one.file)) {
     place.querySelector('p')?.remove();
     const box = Object.assign(document.createElement('input'), { type: 'checkbox', name: 'files', value: file });
     const label = Object.assign(document.createElement('label'), { className: 'check' });
-    label.append(box, ` ${name}`);
+    const more = Object.assign(document.createElement('span'), { className: 'quiet' });
+    const when = document.createElement('time');
+    time(when, at);
+    more.append(`${bytes(size)}, `, when);
+    const words = document.createElement('span');
+    words.append(`${name} `, more);
+    label.append(box, words);
     place.append(label);
   }
+}
+
+// What a button of a dataset answered stays until another one is used.
+function said(problem) {
+  refused = problem;
+  follow();
 }
 
 async function follow() {
@@ -54,7 +67,7 @@ async function follow() {
   try {
     const { items } = await ask('/api/pairs?limit=100');
     draw(items);
-    text(document.getElementById('connection'), '');
+    text(document.getElementById('connection'), refused);
     if (!items.some(one => ACTIVE.includes(one.state))) again = 0;
   } catch (error) {
     text(document.getElementById('connection'), error.message);
@@ -69,7 +82,9 @@ function draw(items) {
     const row = rows.children[place] ?? rows.appendChild(template.content.cloneNode(true).firstElementChild);
     const part = name => row.querySelector(`.${name}`);
     const active = ACTIVE.includes(one.state);
-    text(part('name'), `${one.scans} scan${one.scans === 1 ? '' : 's'}`);
+    const scans = `${one.scans} scan${one.scans === 1 ? '' : 's'}`;
+    text(part('name'), scans);
+    part('name').href = `/series/${one.id}`;
     time(row.querySelector('time'), one.created_at);
     text(part('state'), stateName(one.state));
     part('state').dataset.state = one.state;
@@ -77,9 +92,11 @@ function draw(items) {
     const bar = row.querySelector('progress');
     bar.hidden = !active;
     bar.value = one.progress;
-    bar.setAttribute('aria-label', `Progress of the dataset of ${one.scans} scans`);
-    text(part('left'), active ? left(one.time_left, one.state) : '');
-    part('links').replaceChildren(...one.files.map(file => Object.assign(
+    bar.setAttribute('aria-label', `Progress of the dataset of ${scans}`);
+    text(part('stage'), one.waiting_for ? WAITING : '');
+    text(part('left'), active ? left(one.time_left, Boolean(one.waiting_for)) : '');
+    actions(part('actions'), { ...one, description: `dataset of ${scans}` }, said);
+    part('files').replaceChildren(...one.files.map(file => Object.assign(
       document.createElement('a'), { href: file.url, textContent: file.name, download: file.name })));
   });
 }

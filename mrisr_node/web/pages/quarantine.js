@@ -1,7 +1,7 @@
 // Shows what is in quarantine. It changes seldom, so it is read when the page is opened and after
 // each thing that is done here.
 
-import { ask, bytes, sure, time } from '/pages/words.js';
+import { ask, bytes, may, sure, time } from '/pages/words.js';
 
 const ADDRESS = '/api/quarantine';
 const PAGE = 25;
@@ -63,7 +63,8 @@ function newRow(entry) {
   part('show').addEventListener('click', () => told(() => facts(row, entry)));
   part('release').addEventListener('click', () => told(() => release(entry)));
   part('delete').addEventListener('click', () => told(() => remove(entry, when)));
-  part('release').hidden = entry.size === null;
+  part('release').hidden = !may.operate || entry.size === null;
+  part('delete').hidden = !may.operate;
   return row;
 }
 

@@ -15,6 +15,7 @@ const template = document.getElementById('row');
 
 let offset = 0;
 let asked = 0;
+let refused = '';
 let typing;
 
 filter.addEventListener('change', () => show(0));
@@ -43,7 +44,7 @@ async function look() {
     // An answer that was overtaken by a newer question is of no interest.
     if (question !== asked) return;
     draw(list);
-    say('connection', '');
+    say('connection', refused);
   } catch (error) {
     say('connection', `${error.message} Trying again …`);
   }
@@ -115,7 +116,8 @@ function fill(row, series) {
 }
 
 function said(problem) {
-  look().then(() => problem && say('connection', problem));
+  refused = problem;
+  look();
 }
 
 function say(id, what) {

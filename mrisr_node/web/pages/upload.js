@@ -1,12 +1,14 @@
 // Uploads files, one after the other, and shows what became of each.
 
 import { Transfer } from '/pages/tus.js';
-import { ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text } from '/pages/words.js';
+import {
+  ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text, WAITING,
+} from '/pages/words.js';
 
 const EVERY_MS = 2000;
 const RATE_MS = 10000;
 const WORDS = {
-  receiving: 'uploading', checking: 'checking', sending: 'sending', done: 'here', refused: 'refused',
+  receiving: 'uploading', checking: 'checking', sending: 'sending', done: 'uploaded', refused: 'refused',
 };
 const AXES = ['first axis', 'second axis', 'third axis'];
 
@@ -17,6 +19,8 @@ const input = document.getElementById('files');
 const process = document.getElementById('process');
 const form = process.querySelector('form');
 
+// What went wrong, by the name of the file that it is about.
+const troubles = new Map();
 const waiting = [];
 let current = null;
 let timer;
@@ -53,7 +57,7 @@ function add(files) {
   const most = Number(may.most);
   for (const file of files) {
     if (file.size === 0 || file.size > most) {
-      say('outcome', `${file.name}: ${file.size ? `larger than ${bytes(most)}` : 'an empty file'}.`);
+      trouble(file.name, file.size ? `larger than ${bytes(most)}.` : 'an empty file.');
     } else waiting.push(file);
   }
   next();
@@ -70,11 +74,13 @@ async function next() {
     progress(offset, why, marks);
   });
   try {
-    say('outcome', `Uploading ${file.name}${waiting.length ? `, ${waiting.length} more to go` : ''} …`);
+    const more = waiting.length ? `, ${waiting.length} more to go` : '';
+    outcome(file.name, `Uploading ${file.name}${more} …`);
     await current.run();
-    say('outcome', current.ended ? `${file.name} was given up.` : `${file.name} is uploaded.`);
+    outcome(file.name, current.ended ? `${file.name} was given up.` : `${file.name} is uploaded.`);
   } catch (error) {
-    say('outcome', `${file.name}: ${error.message}`);
+    outcome(file.name, '');
+    trouble(file.name, error.message);
   }
   current = null;
   await follow();
@@ -140,8 +146,8 @@ function newRow(upload) {
   part('begin').setAttribute('aria-label', `Super-resolve ${upload.name}`);
   part('delete').setAttribute('aria-label', `Delete ${upload.name}`);
   part('download').setAttribute('aria-label', `Download ${upload.name}`);
-  part('begin').addEventListener('click', () => told(() => begin(row.upload)));
-  part('delete').addEventListener('click', () => told(() => remove(row.upload)));
+  part('begin').addEventListener('click', () => told(row.upload, begin));
+  part('delete').addEventListener('click', () => told(row.upload, remove));
   return row;
 }
 
@@ -177,16 +183,17 @@ function drawJob(job) {
   state.className = 'state';
   state.dataset.state = job.state;
   state.textContent = stateName(job.state);
-  item.append(state, ` ${job.reason} `);
+  item.append(anchor(`/series/${job.id}`, `Series ${job.id}`), ' ', state, ` ${job.waiting_for ? `${WAITING}.` : job.reason} `);
   for (const [name, url] of [['All files', job.zip_url], ['Compare', job.viewer_url]]) {
     if (!url) continue;
-    const link = document.createElement('a');
     const { pathname, search } = new URL(url, location.href);
-    link.href = pathname + search;
-    link.textContent = name;
-    item.append(link, ' ');
+    item.append(anchor(pathname + search, name), ' ');
   }
   return item;
+}
+
+function anchor(href, textContent) {
+  return Object.assign(document.createElement('a'), { href, textContent });
 }
 
 async function begin(upload) {
@@ -207,7 +214,7 @@ async function begin(upload) {
     if (process.returnValue !== 'begin') return;
     try {
       await ask('/api/inference', 'POST', wish(upload));
-      say('outcome', `${upload.name} is queued.`);
+      outcome(upload.name, `${upload.name} is queued.`);
       return follow();
     } catch (error) {
       text(form.querySelector('.error'), error.message);
@@ -237,6 +244,7 @@ async function remove(upload) {
   else {
     if (upload.file) await ask(`/api/files/${upload.file}`, 'DELETE');
     await ask(`/api/uploads/${upload.id}`, 'DELETE');
+    outcome(upload.name, `${upload.name} is deleted.`);
   }
   await follow();
 }
@@ -246,13 +254,31 @@ function ask(path, method, body) {
   return askNode(path, method, body, !current);
 }
 
-async function told(act) {
+async function told(upload, act) {
   try {
-    say('connection', '');
-    await act();
+    await act(upload);
   } catch (error) {
-    say('connection', error.message);
+    trouble(upload.name, error.message);
   }
+}
+
+function outcome(name, what) {
+  trouble(name, '');
+  say('outcome', what);
+}
+
+// Stays until something else is said about the same file, or somebody has read it.
+function trouble(name, what) {
+  troubles.get(name)?.remove();
+  troubles.delete(name);
+  if (!what) return;
+  const item = document.getElementById('trouble').content.firstElementChild.cloneNode(true);
+  text(item.querySelector('span'), `${name}: ${what}`);
+  const button = item.querySelector('button');
+  button.setAttribute('aria-label', `Dismiss what is said about ${name}`);
+  button.addEventListener('click', () => trouble(name, ''));
+  troubles.set(name, item);
+  document.getElementById('troubles').append(item);
 }
 
 function say(id, what) {

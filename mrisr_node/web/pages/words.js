@@ -28,15 +28,18 @@ export async function ask(path, method = 'GET', body = undefined, leave = true) 
 // What can be done about a series: the words on the button, and the request.
 const ACTIONS = {
   cancel: { verb: 'Cancel', request: s => ['POST', `/api/jobs/${s.job}/cancel`],
-    question: () => 'Stop working on this series? It can be tried again later.' },
+    question: () => 'Stop working on this? It can be tried again later.' },
   retry: { verb: 'Try again', request: s => ['POST', `/api/series/${s.id}/retry`] },
   'send-again': { verb: 'Send again', request: s => ['POST', `/api/jobs/${s.job}/send-again`] },
   again: { verb: 'Process again', request: s => ['POST', '/api/jobs', {
     study_instance_uid: s.study_instance_uid, series_instance_uid: s.series_instance_uid,
-    again: true }] },
+    again: true }],
+    question: () => 'Make a new result of this series? The one that the PACS has stays there.' },
   delete: { verb: 'Delete copies', request: s => ['DELETE', `/api/jobs/${s.job}`],
-    question: s => `Delete what the node keeps of this series? ${
-      s.study_url ? 'The PACS keeps its own.' : 'The PACS has nothing of it.'}` },
+    question: s => (s.study_url
+      ? "Delete the node's copies of the images, the files and pictures of the result, and the job's"
+        + ' record? The PACS keeps its own.'
+      : "Delete what was made, and the job's record? Nobody else has it; what was uploaded stays.") },
 };
 
 // Fill a place with the buttons for what can be done, keeping those that are there.
@@ -52,7 +55,8 @@ export function actions(place, series, done, only = Object.keys(ACTIONS)) {
       button.dataset.action = name;
       place.append(button);
     }
-    const { verb, request, question } = ACTIONS[name];
+    const { request, question } = ACTIONS[name];
+    const verb = name === 'delete' && !series.study_url ? 'Delete' : ACTIONS[name].verb;
     text(button, verb);
     button.setAttribute('aria-label', `${verb}: ${series.description || 'no description'}`);
     button.onclick = async () => {
@@ -94,16 +98,23 @@ export function whose(series) {
 }
 
 export function origin(series) {
-  const expected = series.expected_instances ? ` of ${series.expected_instances}` : '';
+  const expected = series.expected_instances;
+  const count = expected ? `${series.instances} of ${images(expected)}` : images(series.instances);
   const sender = series.sender ? ` from ${series.sender}` : '';
   const deleted = series.copies_deleted_at ? ', local copies deleted' : '';
-  return `${series.instances}${expected} images${sender}${deleted}`;
+  return `${count}${sender}${deleted}`;
 }
 
-export function left(estimate, state) {
+export function images(count) {
+  return count === 1 ? '1 image' : `${count} images`;
+}
+
+export const WAITING = 'Waiting for its turn';
+
+export function left(estimate, waits) {
   if (!estimate) return '';
   if (estimate.seconds === null) return 'time left unknown: this node has no history yet';
-  const when = state === 'queued' ? 'once it is its turn' : 'left';
+  const when = waits ? 'once it is its turn' : 'left';
   const spread = `${duration(estimate.low)} to ${duration(estimate.high)}`;
   return `about ${duration(estimate.seconds)} ${when} (${spread})`;
 }
@@ -115,7 +126,7 @@ export function duration(seconds) {
 }
 
 export function bytes(size) {
-  if (size < 1e3) return `${size} bytes`;
+  if (size < 1e3) return size === 1 ? '1 byte' : `${size} bytes`;
   if (size < 1e6) return `${(size / 1e3).toFixed(0)} kB`;
   if (size < 1e9) return `${(size / 1e6).toFixed(1)} MB`;
   return `${(size / 1e9).toFixed(2)} GB`;
@@ -131,12 +142,14 @@ export function progressOf(row, series) {
   const active = ACTIVE.includes(series.state);
   const stopped = ['failed', 'cancelled'].includes(series.state) && series.stage_name
     ? `Stopped at: ${series.stage_name}` : '';
-  text(row.querySelector('.stage'), active ? (series.stage_name ?? 'Waiting for its turn') : stopped);
+  const waits = Boolean(series.waiting_for);
+  const now = [waits || !series.stage_name ? WAITING : '', series.stage_name].filter(Boolean).join(': ');
+  text(row.querySelector('.stage'), active ? now : stopped);
   const bar = row.querySelector('progress');
   bar.hidden = !active;
   bar.value = series.overall;
   bar.setAttribute('aria-label', `Progress of ${series.description || 'no description'}`);
-  text(row.querySelector('.left'), active ? left(series.time_left, series.state) : '');
+  text(row.querySelector('.left'), active ? left(series.time_left, waits) : '');
 }
 
 export function link(anchor, url, label) {
