@@ -341,18 +341,11 @@ def test_it_fits_the_screen(page, width, scheme, tmp_path):
     add("6.4", State.PREPARING, "FLAIR", stage="brain").move(
         State.FAILED, "two slices have the same position, and the images differ"
     )
-    add(
-        "6.5",
-        State.DONE,
-        "T1 se tra 5mm",
-        stage="confirm",
-        result_series_uid="6.6",
-        delivered_at=1.0,
-    )
+    confirmed = {"stage": "confirm", "result_series_uid": "6.6", "delivered_at": 1.0}
+    add("6.5", State.DONE, "T1 se tra 5mm", **confirmed)
     expect(page.locator("#rows tr")).to_have_count(5)
     page.screenshot(path=tmp_path / f"series-{width}-{scheme}.png")
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_colours_can_be_read(page):
