@@ -102,7 +102,10 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
     def of_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         # What was sent may be anyone's name: only where it is wrong and why goes back.
-        errors = [{"where": list(e["loc"]), "why": e["msg"]} for e in error.errors()]
+        errors = [
+            {"where": list(e["loc"]), "why": e["msg"].removeprefix("Value error, ")}
+            for e in error.errors()
+        ]
         detail = "the request has values that cannot be used"
         if _is_page(request):
             wrong = "; ".join(f"{e['where'][-1]}: {e['why']}" for e in errors)
