@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "BrainMethod",
@@ -30,9 +31,10 @@ class Recipe(StrEnum):
 
 
 def of_series(recipe: Recipe) -> Recipe:
-    """Return a recipe that a series can have; raise ValueError for another."""
+    """Return a recipe that a series can have; raise an error of pydantic for another."""
     if recipe is Recipe.PAIRS:
-        raise ValueError("pairs are made of uploaded scans, under /api/pairs")
+        # Of a plain ValueError pydantic would say that it is one.
+        raise PydanticCustomError("recipe", "pairs are made of uploaded scans, under /api/pairs")
     return recipe
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from mrisr_node.jobs.dead_letters import dead_letters
 from mrisr_node.jobs.given_files import names_of_files
@@ -45,7 +46,7 @@ Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 def _number(value: object) -> object:
     if isinstance(value, bool | str):
-        raise ValueError("a number is needed")
+        raise PydanticCustomError("number", "a number is needed")
     return value
 
 

@@ -119,6 +119,9 @@ def test_a_batch_says_which_item_is_wrong(tool, door):
         assert words in answer.json()["detail"]
     assert not Series.select().exists()
     alone = tool.post("/api/inference", json={"file": "0" * 32})
+    for wrong, words in (({"recipe": "pairs"}, "pairs are made"), ({"slice_axis": True}, "a num")):
+        answer = tool.post("/api/inference", json={"file": good.key, **wrong})
+        assert answer.json()["errors"][0]["why"].startswith(words)
     assert "items" not in alone.json()["detail"]
 
 

@@ -9,14 +9,18 @@ from io import BytesIO
 import pytest
 from bad_pacs import bad_pacs
 from pydicom import dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from test_storing import KIND, message
 from tus_client import TUS, Sender
 from web_door import served
+from web_samples import as_file, make_study
 
+from mrisr_node.intake.part_10 import in_file_format
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Instance, Rejection, Series, Upload
+from mrisr_node.results.delivery import Pacs
 
 
 def checked(settings, key: str) -> Upload:
@@ -117,6 +121,21 @@ def test_what_the_pacs_refuses_for_good_does_not_hold_up_the_others(make_setting
         upload = checked(settings, Sender(client).send(zipped(sample_series.paths[4:8])))
         assert upload.state == "sending"
         assert "2 of 4 instances taken, first with 0xA700" in upload.reason
+
+
+def test_orthanc_tells_the_bad_one_and_keeps_the_others(make_settings, needs_orthanc, tmp_path):
+    """It answers 400 to all of a request, though it has stored what is good of it."""
+    settings = make_settings(minimum_free_bytes=0)
+    good = make_study().source[:2]
+    junk = in_file_format(b"junk" * 99, MRImageStorage, UID("1.2.3"), ExplicitVRLittleEndian)
+    paths = [tmp_path / f"{number}.dcm" for number in range(3)]
+    for path, content in zip(paths, (as_file(good[0]), junk, as_file(good[1])), strict=True):
+        path.write_bytes(content)
+    with OrthancProcess(settings):
+        pacs = Pacs(settings)
+        assert pacs.stow_files(paths) == {"1.2.3": "the PACS refused it: HTTP 400"}
+        there = pacs.instances(good[0].StudyInstanceUID, good[0].SeriesInstanceUID)
+    assert there == {image.SOPInstanceUID for image in good}
 
 
 @pytest.mark.parametrize("status", [400, 409])
