@@ -72,9 +72,9 @@ function facts(values) {
 
 function tell(found, items) {
   const body = document.getElementById('transitions');
-  // The first state has no change before it.
+  // The first state of what arrived has no change before it; of files it is recorded.
   const first = { at: found.received_at, target: 'receiving', reason: 'the first image arrived' };
-  const lines = [first, ...items];
+  const lines = items[0]?.source === null ? items : [first, ...items];
   for (const item of lines.slice(body.children.length)) {
     const at = document.createElement('time');
     time(at, item.at, 'medium');

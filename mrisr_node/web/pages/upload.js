@@ -173,7 +173,8 @@ function fill(row, upload, jobs) {
   if (upload.file) part('download').href = `/api/files/${upload.file}`;
   part('series').hidden = !upload.series.length;
   part('series').href = '/';
-  part('delete').hidden = ['checking', 'sending'].includes(upload.state);
+  // What waits for its next try nobody works on.
+  part('delete').hidden = ['checking', 'sending'].includes(upload.state) && !upload.next_try_at;
   part('jobs').replaceChildren(...jobs.map(drawJob));
 }
 

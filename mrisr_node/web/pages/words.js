@@ -102,7 +102,7 @@ export function origin(series) {
   const count = expected ? `${series.instances} of ${images(expected)}` : images(series.instances);
   const sender = series.sender ? ` from ${series.sender}` : '';
   const deleted = series.copies_deleted_at ? ', local copies deleted' : '';
-  return `${count}${sender}${deleted}`;
+  return `${series.format === 'dicom' ? count : 'files'}${sender}${deleted}`;
 }
 
 export function images(count) {
