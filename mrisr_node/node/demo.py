@@ -304,7 +304,8 @@ def _in_words(view: dict[str, Any]) -> str:
     if left["seconds"] is None:
         return " (time left unknown: some stage has never run here)"
     low, likely, high = (_duration(left[key]) for key in ("low", "seconds", "high"))
-    return f" (about {likely} left, {low} to {high})"
+    when = "once it is its turn" if view.get("waiting_for") else "left"
+    return f" (about {likely} {when}, {low} to {high})"
 
 
 def _duration(seconds: float) -> str:
