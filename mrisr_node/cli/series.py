@@ -170,7 +170,7 @@ def _tell(row: Mapping[str, Any]) -> None:
     """Print a series: what it is on one line, and why on the next, however narrow the terminal."""
     received = time.strftime("%m-%d %H:%M", time.localtime(row["received_at"]))
     stage = f"{row['stage']} {row['progress']:.0%}" if row["stage"] else ""
-    known = (received, row["state"], stage, _left(row["time_left"]), _images(row))
+    known = (received, row["state"], stage, _left(row), _images(row))
     said = plain("  ".join(filter(None, (*known, row["description"]))))
     out.print(Text.assemble((f"{row['id']:>5}", "bold"), "  ", said))
     if reason := _reason(row):
@@ -213,12 +213,14 @@ def _reason(row: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, (row["reason"], deleted)))
 
 
-def _left(time_left: Mapping[str, Any] | None) -> str:
+def _left(row: Mapping[str, Any]) -> str:
+    time_left = row["time_left"]
     if time_left is None:
         return ""
     if time_left["seconds"] is None:
         return "unknown"
-    return "{seconds:.0f} s ({low:.0f} to {high:.0f})".format(**time_left)
+    words = "{seconds:.0f} s ({low:.0f} to {high:.0f})".format(**time_left)
+    return f"{words} once it is its turn" if row["waiting_for"] else words
 
 
 @command

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mrisr_node import records
 from mrisr_node.errors import NodeError
 from mrisr_node.jobs.findings import previews_of
-from mrisr_node.jobs.given_files import FILES_READY, goes_to_pacs
+from mrisr_node.jobs.given_files import FILES_DELETED, FILES_READY, goes_to_pacs
 from mrisr_node.jobs.leftovers import size_of
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, StoredFile
 from mrisr_node.settings import Settings
@@ -66,7 +66,7 @@ def delete_copies(settings: Settings, series: Series, shown: set[str], at: float
                 " there, and its copies are deleted",
                 missing,
             )
-        reason = now.reason.replace(FILES_READY, "its files were deleted")
+        reason = now.reason.replace(FILES_READY, FILES_DELETED)
         Series.update(copies_deleted_at=at, reason=reason).where(Series.id == series.id).execute()
         files = list(StoredFile.select().where(StoredFile.job.in_(jobs)))
         StoredFile.delete().where(StoredFile.job.in_(jobs)).execute()

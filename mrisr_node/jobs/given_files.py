@@ -39,12 +39,12 @@ from mrisr_node.records import (
 from mrisr_node.settings import Settings
 
 __all__ = [
-    "FILES_READY", "Wish", "files_of_job", "give", "give_for_pairs", "goes_to_pacs", "keep_files",
-    "names_of_files", "owner_of", "wake", "with_given_files",
+    "FILES_DELETED", "FILES_READY", "Wish", "files_of_job", "give", "give_for_pairs",
+    "goes_to_pacs", "keep_files", "names_of_files", "owner_of", "wake", "with_given_files",
 ]  # fmt: skip
 
 
-FILES_READY = "its files are ready"
+FILES_READY, FILES_DELETED = "its files are ready", "its files were deleted"
 """In the reason for which a job is done whose result does not go to the PACS."""
 
 _TYPES = {

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peewee import PeeweeException
+from peewee import PeeweeException, fn
 
 from mrisr_node import records
 from mrisr_node.counts import counted
@@ -32,6 +32,7 @@ from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import SOP_CLASSES, Header, Rejected
 from mrisr_node.intake.spool import Draft, Spool
 from mrisr_node.intake.statuses import StoreStatus
+from mrisr_node.jobs.given_files import FILES_DELETED, FILES_READY
 from mrisr_node.logs import words_of
 from mrisr_node.records import (
     Instance,
@@ -297,7 +298,8 @@ class Uploads:
         ended = [UploadState.DONE.value, UploadState.REFUSED.value]
         Upload.delete().where(Upload.state.in_(ended), Upload.touched_at < before).execute()
         active = [state.value for state in ACTIVE]
-        Series.update(copies_deleted_at=time.time()).where(
+        reason = fn.REPLACE(Series.reason, FILES_READY, FILES_DELETED)
+        Series.update(copies_deleted_at=time.time(), reason=reason).where(
             Series.format != "dicom", Series.state.not_in(active), Series.state_at < before,
             Series.copies_deleted_at.is_null(),
         ).execute()  # fmt: skip

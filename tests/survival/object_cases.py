@@ -312,7 +312,7 @@ OBJECT_CASES = [
         "positions all alike",
         _changed(ImagePositionPatient=[0, 0, 0]),
         ACCEPTED,
-        end="images lie at only 1 slice positions",
+        end="images lie at only 1 slice position",
     ),
     ObjectCase(
         "a position of two numbers",

@@ -18,10 +18,11 @@ from tus_client import TUS, Sender
 from web_door import Door, served
 
 from mrisr_node.intake.incoming import NotReceiving, Part, give_up
+from mrisr_node.jobs.given_files import FILES_DELETED, FILES_READY
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.people.tokens import create_token
-from mrisr_node.records import Rejection, StoredFile, Upload, User
+from mrisr_node.records import Rejection, Series, StoredFile, Upload, User
 
 MIB = 1 << 20
 
@@ -228,8 +229,11 @@ def test_unfinished_ones_expire_and_old_files_go(door, tool, sender):
     key = checked(door, sender.send(nifti())).file.key
     Upload.update(touched_at=time.time() - 25 * 3600).where(Upload.state == "receiving").execute()
     StoredFile.update(created_at=1.0).where(StoredFile.key == key).execute()
-    uploads = Uploads(door.settings)
-    uploads.sweep()
+    old = {"format": "nifti", "state": "done", "state_at": 1.0, "reason": FILES_READY}
+    series = Series.create(series_instance_uid="1.2.9", study_instance_uid="1.2", **old)
+    Uploads(door.settings).sweep()
+    assert Series.get_by_id(series.id).reason == FILES_DELETED
+    series.delete_instance()
     assert tool.head(where, headers=TUS).status_code == 404
     assert tool.get(f"/api/files/{key}").status_code == 404
     assert list(door.settings.uploads_dir.iterdir()) == []

@@ -160,7 +160,8 @@ function fill(row, upload, jobs) {
   text(part('size'), bytes(upload.size));
   text(part('state'), receiving && !mine ? 'interrupted' : WORDS[upload.state]);
   part('state').dataset.state = { refused: 'failed', done: 'done' }[upload.state] ?? 'queued';
-  text(part('reason'), receiving && !mine ? 'Choose the same file again, and it goes on.' : upload.reason);
+  const again = upload.next_try_at ? `, at ${new Date(upload.next_try_at * 1000).toLocaleTimeString()}` : '';
+  text(part('reason'), receiving && !mine ? 'Choose the same file again, and it goes on.' : upload.reason + again);
   const bar = row.querySelector('progress');
   bar.hidden = !receiving;
   bar.setAttribute('aria-label', `Uploaded of ${upload.name}`);
