@@ -47,6 +47,7 @@ def _both(*names: str) -> list[str]:
 
 
 _STAGES = stages_of(Recipe.NATIVE)
+_QUEUES = dict.fromkeys(map(queue_of, _STAGES))
 _DELIVERED = ["instance", "confirmation", "promise"]
 POINTS: dict[str, list[str]] = {
     "receiver": ["write.before", *_both("sync", "rename", "commit", "unlink", "enqueue")],
@@ -57,7 +58,7 @@ POINTS: dict[str, list[str]] = {
             *_both("rename", "commit", *[f"stage-{s}" for s in _STAGES if queue_of(s) is queue]),
             *_both(*(_DELIVERED if queue is Queue.DELIVERY else ["enqueue"])),
         ]
-        for queue in Queue
+        for queue in _QUEUES
     },
 }
 """Everything that becomes durable, or known to others, by role."""
