@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["is_disk_full", "sync"]
+__all__ = ["is_disk_full", "placed", "sync"]
 
 
 def sync(path: Path) -> None:
@@ -17,6 +19,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def placed(target: Path) -> Iterator[Path]:
+    """Give the path of a draft, which gets the target's name once it is on the disk.
+
+    The draft ends as the target does, for those who tell formats by the end of a name.
+    """
+    draft = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        yield draft
+        sync(draft)
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)  # what is cut off takes no room
+        raise
+    sync(target.parent)
 
 
 def is_disk_full(error: BaseException) -> bool:

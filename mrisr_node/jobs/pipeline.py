@@ -21,6 +21,7 @@ from pydicom import dcmread
 
 from mrisr_node import __version__
 from mrisr_node.choices import BrainMethod, Recipe
+from mrisr_node.durable import placed
 from mrisr_node.errors import ResultGone, StageError
 from mrisr_node.intake.commitment import reference_of
 from mrisr_node.intake.selection import SelectionRules
@@ -159,7 +160,7 @@ def _scale(workspace: Workspace) -> IntensityScale:
 
 def _register(workspace: Workspace) -> None:
     brain = normalised(_head(workspace), _scale(workspace))
-    with workspace.placed(_TRANSFORM) as draft:
+    with placed(workspace.folder / _TRANSFORM) as draft:
         register_to_mni(brain, draft)
 
 

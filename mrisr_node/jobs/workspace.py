@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from mrisr_node.choices import Recipe
-from mrisr_node.durable import sync
+from mrisr_node.durable import placed
 from mrisr_node.errors import ConversionError, ResultGone
 from mrisr_node.intake.screening import count_items
 from mrisr_node.jobs.result_files import STACKS, stack_folders
@@ -184,7 +182,7 @@ class Workspace:
 
     def note(self, name: str, values: Mapping[str, Any]) -> None:
         """Keep what a later stage or a reader needs to know."""
-        with self.placed(f"{name}.json") as draft:
+        with placed(self.folder / f"{name}.json") as draft:
             draft.write_text(json.dumps(values, indent=1))
 
     def load(self, name: str) -> Volume:
@@ -204,21 +202,8 @@ class Workspace:
 
     def save(self, name: str, volume: Volume) -> None:
         """Keep a volume."""
-        with self.placed(f"{name}.nii.gz") as draft:
+        with placed(self.folder / f"{name}.nii.gz") as draft:
             volume.save(draft)
-
-    @contextmanager
-    def placed(self, name: str) -> Iterator[Path]:
-        """Give the path of a draft, which gets its name once it is on the disk."""
-        draft = self.folder / f".{os.getpid()}.{name}"
-        try:
-            yield draft
-            sync(draft)
-            draft.replace(self.folder / name)
-        except BaseException:
-            draft.unlink(missing_ok=True)  # what is cut off takes no room
-            raise
-        sync(self.folder)
 
     def clear(self, keep: str) -> None:
         """Remove everything but one file: what an earlier run of the job has left."""

@@ -7,10 +7,8 @@ once it is on the disk, then the manifest that names them: what is cut off betwe
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -18,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mrisr_node import __version__
-from mrisr_node.durable import sync
+from mrisr_node.durable import placed, sync
 from mrisr_node.errors import SettingsError
 from mrisr_node.locks import claim
 from mrisr_node.pairs.descriptions import BIDS_VERSION, IGNORED, README
@@ -211,7 +209,7 @@ class Dataset:
             "participants.tsv": "\n".join(["participant_id", *(f"sub-{p}" for p in people), ""]),
         }
         for name, text in texts.items():
-            with self._placed(name) as draft:
+            with placed(self.folder / name) as draft:
                 draft.write_text(text, encoding="utf-8")
             self._files[name] = sha256_of(self.folder / name)
         self._note()
@@ -231,25 +229,17 @@ class Dataset:
         They are stored as they are; nearly all are compressed in themselves.
         """
         target = self.folder.with_name(f"{self.folder.name}.zip")
-        draft = target.with_name(f".{os.getpid()}.{target.name}")
-        try:
-            with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-                for name in sorted([*self._files, MANIFEST]):
-                    entry = zipfile.ZipInfo(f"{_TOP}/{name}", _EPOCH)
-                    entry.external_attr = _MODE
-                    entry.create_system = 3
-                    with (
-                        (self.folder / name).open("rb") as source,
-                        archive.open(entry, "w", force_zip64=False) as stored,
-                    ):
-                        while block := source.read(2**20):
-                            stored.write(block)
-            sync(draft)
-            draft.replace(target)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        sync(target.parent)
+        with placed(target) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted([*self._files, MANIFEST]):
+                entry = zipfile.ZipInfo(f"{_TOP}/{name}", _EPOCH)
+                entry.external_attr = _MODE
+                entry.create_system = 3
+                with (
+                    (self.folder / name).open("rb") as source,
+                    archive.open(entry, "w", force_zip64=False) as stored,
+                ):
+                    while block := source.read(2**20):
+                        stored.write(block)
         return target
 
     def _note(self) -> None:
@@ -258,21 +248,8 @@ class Dataset:
             key=lambda entry: (entry["subject"], entry["contrast"], entry["run"]),
         )
         values = {"scans": scans, "files": dict(sorted(self._files.items()))}
-        with self._placed(MANIFEST) as draft:
+        with placed(self.folder / MANIFEST) as draft:
             draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-    @contextmanager
-    def _placed(self, name: str) -> Iterator[Path]:
-        """Give the path of a draft, which gets its name once it is on the disk."""
-        draft = self.folder / f".{os.getpid()}.{name}"
-        try:
-            yield draft
-            sync(draft)
-            draft.replace(self.folder / name)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        sync(self.folder)
 
 
 def _is_inside(name: str) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
+from mrisr_node.durable import placed
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.batches import Batch, gather
 from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
@@ -95,11 +96,11 @@ class TrainingState:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
         }
-        torch.save(state, folder / "state.pt.new")
-        (folder / "state.pt.new").replace(folder / "state.pt")
+        with placed(folder / "state.pt") as draft:
+            torch.save(state, draft)
         averaged = {name: tensor.contiguous() for name, tensor in self.averaged.items()}
-        save_file(averaged, folder / "weights.safetensors.new")
-        (folder / "weights.safetensors.new").replace(folder / "weights.safetensors")
+        with placed(folder / "weights.safetensors") as draft:
+            save_file(averaged, draft)
 
     def load(self, folder: Path, device: torch.device) -> None:
         """Continue from ``state.pt``; only tensors and plain values are read from it."""
@@ -265,9 +266,8 @@ def _history(run_dir: Path) -> list[dict[str, Any]]:
 
 def _write_log(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write a line for each entry; the file is replaced whole."""
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    new.replace(path)
+    with placed(path) as draft:
+        draft.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _resumed_log(run_dir: Path, step: int) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from bad_pacs import bad_pacs
 from origins import origin_of
 from pydicom import dcmread
 
@@ -32,6 +33,22 @@ def thin(tmp_path_factory):
         "instances": len(result.paths),
     }
     return folder, noted
+
+
+@pytest.fixture
+def pacs(settings):
+    """A PACS with bad days, where the node of the module's ``settings`` delivers to."""
+    with bad_pacs(settings.orthanc_http_port) as running:
+        yield running
+
+
+@pytest.fixture
+def job(settings):
+    """A job that waits for its first stage, on the node of the module's ``settings``."""
+    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
+    series.move(State.COMPLETE)
+    series.move(State.QUEUED)
+    return Job.create(series=series, recipe="native", voxels=1000)
 
 
 @pytest.fixture

@@ -26,14 +26,6 @@ def settings(make_settings):
     return made
 
 
-@pytest.fixture
-def job(settings):
-    series = Series.create(series_instance_uid="1.2.3", study_instance_uid="1.2")
-    series.move(State.COMPLETE)
-    series.move(State.QUEUED)
-    return Job.create(series=series, recipe="native", voxels=1000)
-
-
 def _series(job):
     return Series.get_by_id(job.series_id)
 

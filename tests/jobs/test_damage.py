@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_pacs import bad_pacs
 
 from mrisr_node.choices import Recipe
 from mrisr_node.errors import ResultGone
@@ -35,12 +34,6 @@ def settings(make_settings):
     )  # fmt: skip
     open_records(made.database_path)
     return made
-
-
-@pytest.fixture
-def pacs(settings):
-    with bad_pacs(settings.orthanc_http_port) as running:
-        yield running
 
 
 def _damage(path, kind):

@@ -40,12 +40,6 @@ def settings(make_settings):
     return made
 
 
-@pytest.fixture
-def pacs(settings):
-    with bad_pacs(settings.orthanc_http_port) as running:
-        yield running
-
-
 def _series(job):
     return Series.get_by_id(job.series_id)
 

@@ -6,7 +6,6 @@ import time
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from bad_pacs import bad_pacs
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (
@@ -33,12 +32,6 @@ def settings(make_settings, monkeypatch):
     made = make_settings(minimum_free_bytes=0, delivery_attempts=2, delivery_first_delay=1.0)
     open_records(made.database_path)
     return made
-
-
-@pytest.fixture
-def pacs(settings):
-    with bad_pacs(settings.orthanc_http_port) as running:
-        yield running
 
 
 class Keeper:

@@ -11,7 +11,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from origins import FACTS, MADE_BY
 from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from viewing import sign_in
+from web_door import Door, served
 
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.findings import previews_of
@@ -112,11 +113,7 @@ def page(chromium: Browser, door: Door, series_id: int, ohif: None) -> Iterator[
     context = chromium.new_context()
     page = context.new_page()
     page.set_default_timeout(60_000)
-    page.goto(f"{door.url}/account")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Account of admin")).to_be_visible()
+    sign_in(page, door, "/account")
     yield page
     context.close()
 

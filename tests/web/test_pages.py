@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from viewing import sign_in, visit
+from web_door import Door, served
 
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.result_files import digests_of
@@ -29,25 +30,8 @@ def door(make_settings) -> Iterator[Door]:
 def page(chromium: Browser, door: Door) -> Iterator[Page]:
     """The page of series, signed in; no series yet, no error in the browser's console allowed."""
     Series.delete().execute()
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda line: trouble.append(line.text) if line.type == "error" else None)
-    sign_in(page, door)
-    yield page
-    # A refusal stands in the console, whatever the page makes of it.
-    assert [line for line in trouble if "409 (Conflict)" not in line] == []
-    context.close()
-
-
-def sign_in(page: Page, door: Door) -> None:
-    page.goto(f"{door.url}/")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Series")).to_be_visible()
+    with visit(chromium, door, "/") as page:
+        yield page
 
 
 def add(uid: str, state: State, description: str = "T1 axial", **job) -> Series:
@@ -183,7 +167,7 @@ def test_without_events_it_is_asked_for(chromium, door):
     context = chromium.new_context()
     page = context.new_page()
     page.route("**/api/events**", lambda route: route.abort())
-    sign_in(page, door)
+    sign_in(page, door, "/")
     add("9.2", State.RECEIVING)
     expect(page.get_by_role("row", name="T1 axial")).to_contain_text("receiving")
     context.close()
@@ -267,7 +251,7 @@ def test_who_may_only_look_sees_no_buttons(chromium, door):
     page = context.new_page()
     try:
         series = add("12.1", State.FAILED, stage="brain")
-        sign_in(page, door)
+        sign_in(page, door, "/")
         row = page.get_by_role("row", name="T1 axial")
         expect(row).to_contain_text("failed")
         assert row.get_by_role("button").count() == 0

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from viewing import visit
+from web_door import Door, served
 
 from mrisr_node.records import Job, PairsSeries, Series, State, StoredFile, Upload, UploadState
 
@@ -36,24 +37,8 @@ def scan(door: Door) -> StoredFile:
 
 @pytest.fixture
 def page(chromium: Browser, door: Door, scan: StoredFile) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on(
-        "console",
-        lambda line: trouble.append(line.text) if "Content Security" in line.text else None,
-    )
-    page.goto(f"{door.url}/pairs")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Pairs for training")).to_be_visible()
-    yield page
-    context.close()
-    assert trouble == []
+    with visit(chromium, door, "/pairs") as page:
+        yield page
 
 
 def test_pairs_are_asked_for_and_followed(page, scan, tmp_path):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from viewing import sign_in
+from web_door import Door, served
 
 from mrisr_node.people.audit import Action, record
 from mrisr_node.people.lockout import enter
@@ -35,14 +36,6 @@ def page(chromium: Browser, door: Door) -> Iterator[Page]:
     page.set_default_timeout(15_000)
     yield page
     context.close()
-
-
-def sign_in(page: Page, door: Door, path: str, name: str = "admin", password: str = PASSWORD):
-    page.goto(door.url + path)
-    page.get_by_label("User name").fill(name)
-    page.get_by_label("Password").fill(password)
-    page.keyboard.press("Enter")
-    page.wait_for_url(door.url + path)
 
 
 def test_an_admin_looks_after_users(page, door):

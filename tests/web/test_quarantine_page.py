@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from pydicom import dcmread
-from web_door import PASSWORD, Door, served
+from viewing import sign_in, visit
+from web_door import Door, served
 
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.people.roles import Role
@@ -109,21 +110,8 @@ def test_only_who_is_signed_in_and_comes_from_our_pages(door, refuse):
 
 @pytest.fixture
 def page(chromium: Browser, door: Door) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=30_000)
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda line: trouble.append(line.text) if line.type == "error" else None)
-    page.goto(f"{door.url}/quarantine")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Quarantine")).to_be_visible()
-    yield page
-    assert trouble == []
-    context.close()
+    with visit(chromium, door, "/quarantine") as page:
+        yield page
 
 
 def test_a_viewer_looks_and_is_told_what_the_rest_needs(chromium, door, refuse):
@@ -131,10 +119,7 @@ def test_a_viewer_looks_and_is_told_what_the_rest_needs(chromium, door, refuse):
     password = add_user("vera", Role.VIEWER)
     context = chromium.new_context()
     page = context.new_page()
-    page.goto(f"{door.url}/quarantine")
-    page.get_by_label("User name").fill("vera")
-    page.get_by_label("Password").fill(password)
-    page.keyboard.press("Enter")
+    sign_in(page, door, "/quarantine", "vera", password)
     junk = page.get_by_role("row").filter(has_text="cannot be read")
     expect(junk.get_by_role("button")).to_have_text(["Show"])
     expect(page.get_by_text("needs the permission operate")).to_be_visible()

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from web_door import PASSWORD, Door, served
+from viewing import visit
+from web_door import Door, served
 
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.records import Job, Series, StoredFile, Upload
@@ -38,24 +39,8 @@ def door(make_settings) -> Iterator[Door]:
 def page(chromium: Browser, door: Door) -> Iterator[Page]:
     for table in (Job, Series, Upload, StoredFile):
         table.delete().execute()
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on(
-        "console",
-        lambda line: trouble.append(line.text) if "Content Security" in line.text else None,
-    )
-    page.goto(f"{door.url}/upload")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Upload")).to_be_visible()
-    yield page
-    context.close()
-    assert trouble == []
+    with visit(chromium, door, "/upload") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,16 @@
-"""What is seen in OHIF, and how to move in it."""
+"""What is seen in the browser, and how to move in OHIF."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from web_door import PASSWORD, Door
 
 # Drawn by the processor, on a machine that does other things too.
 PATIENCE = 150_000
@@ -15,6 +18,39 @@ PATIENCE = 150_000
 POSITIONS = """() => Object.fromEntries(window.cornerstone.getRenderingEngines()
   .flatMap(engine => engine.getViewports())
   .map(viewport => [viewport.id, viewport.getCamera().focalPoint]))"""
+
+
+def sign_in(
+    page: Page, door: Door, path: str, name: str = "admin", password: str = PASSWORD
+) -> None:
+    """Go to a page of ours by way of the form that stands before it."""
+    page.goto(door.url + path)
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(door.url + path)
+
+
+@contextmanager
+def visit(chromium: Browser, door: Door, path: str) -> Iterator[Page]:
+    """Show a page of ours to the admin; at the end no script has failed or met the CSP."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+
+    def note(line: ConsoleMessage) -> None:
+        # A refusal stands in the console, whatever the page makes of it.
+        if line.type == "error" and "Failed to load resource" not in line.text:
+            trouble.append(line.text)
+
+    page.on("console", note)
+    sign_in(page, door, path)
+    yield page
+    context.close()
+    assert trouble == []
 
 
 def wait_for_images(page: Page, names: list[str]) -> dict[str, np.ndarray]:
