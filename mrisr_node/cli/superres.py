@@ -32,12 +32,14 @@ def train(
 ) -> None:
     """Train a network."""
     from mrisr_node.superres.distributed import is_first_process
-    from mrisr_node.superres.training import export
+    from mrisr_node.superres.training import export, require_unscored
     from mrisr_node.superres.training import train as run_training
     from mrisr_node.superres.training_config import TrainingConfig
 
     start_logging()
     parsed = TrainingConfig.load(config)
+    if export_to is not None:
+        require_unscored(export_to)  # now, and not after hours
     with progress_bar() as bar:
         task = bar.add_task("training", total=parsed.steps)
         run_training(

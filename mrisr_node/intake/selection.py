@@ -20,6 +20,7 @@ from mrisr_node.volumes.acquisition import (
     of_one_patient,
     readable_header,
 )
+from mrisr_node.volumes.geometry import too_large
 from mrisr_node.volumes.stacks import CODE_STRING, CONTRAST_TAGS, Image, image_of, labels_of, split
 
 __all__ = ["SELECTION_TAGS", "Selection", "SelectionRules", "Stack", "select", "unsuitable_kind"]
@@ -252,6 +253,8 @@ def _volume(images: Sequence[Image], rules: SelectionRules) -> Acquisition:
             f"{count} slices of {columns} x {rows} voxels are {voxels}; at most {_MOST_VOXELS} are"
             " processed, because the whole volume is held in memory"
         )
+    if reason := too_large(acquisition.shape, acquisition.spacing):
+        raise ConversionError(reason)
     return acquisition
 
 

@@ -123,7 +123,7 @@ def checkpoint_for(settings: Settings, source: Mapping[str, Any]) -> Checkpoint:
         settings.checkpoint_folders,
         distance_mm=distance,
         thickness_mm=source["thickness_mm"],
-        in_plane_mm=(i + j) / 2,
+        pixel_mm=(i, j),
         contrast=source.get("contrast"),  # missing where an older version has converted
     )
     return Checkpoint.load(folder)

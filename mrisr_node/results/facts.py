@@ -136,7 +136,7 @@ PRIVATE_ELEMENTS = (
     PrivateElement(0x0D, "FD", "Interpolated Relative P99", "99th percentile of the same"),
     PrivateElement(0x0E, "CS", "Within Range", "YES, NO, or UNKNOWN: contrast not told"),
     PrivateElement(0x0F, "LO", "Brain Method", "what found the brain"),
-    PrivateElement(0x10, "LO", "Precision", "float32 or bfloat16"),
+    PrivateElement(0x10, "LO", "Precision", "float32, tf32 or bfloat16"),
     PrivateElement(0x11, "UI", "Predecessor Series", "the result that this one takes the place of"),
 )
 

@@ -159,10 +159,17 @@ class Card:
         *,
         distance_mm: float,
         thickness_mm: float,
-        in_plane_mm: float,
+        pixel_mm: tuple[float, float],
         contrast: str | None = None,
     ) -> None:
         """Refuse a series that is unlike anything the checkpoint was trained for.
+
+        Parameters
+        ----------
+        distance_mm, thickness_mm, pixel_mm
+            Slice distance, slice thickness, and size of a pixel along columns and rows.
+        contrast
+            None, where it is not known, refuses nothing.
 
         Raises
         ------
@@ -177,7 +184,7 @@ class Card:
                 self.thickness_ratio,
                 "times",
             ),
-            ("the pixels measure {:.2f} mm", in_plane_mm, self.in_plane_mm, "mm"),
+            *(("the pixels measure {:.2f} mm", p, self.in_plane_mm, "mm") for p in pixel_mm),
         )
         for words, value, (low, high), unit in measures:
             if not low * 0.99 <= value <= high * 1.01:  # a percent for rounded header values

@@ -131,7 +131,7 @@ def choose(
     *,
     distance_mm: float,
     thickness_mm: float,
-    in_plane_mm: float,
+    pixel_mm: tuple[float, float],
     contrast: str | None = None,
 ) -> Path:
     """Return the first checkpoint whose card admits a series.
@@ -142,7 +142,7 @@ def choose(
     ----------
     folders
         Checkpoints in order of preference.
-    distance_mm, thickness_mm, in_plane_mm
+    distance_mm, thickness_mm, pixel_mm
         Of the series.
     contrast
         Of the series; None, where it is not known, refuses nothing.
@@ -160,7 +160,7 @@ def choose(
             Card.load(folder / CARD).check_range(
                 distance_mm=distance_mm,
                 thickness_mm=thickness_mm,
-                in_plane_mm=in_plane_mm,
+                pixel_mm=pixel_mm,
                 contrast=contrast,
             )
         except OutOfRange as reason:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from mrisr_node.superres.batches import Batch
 from mrisr_node.superres.restoration import fold, restore
 
-__all__ = ["gain_db", "relative_error", "restored"]
+__all__ = ["EDGE", "gain_db", "relative_error", "restored"]
 
-_EDGE = 4  # pixels at a patch's edges, where a network sees too little of the head
+EDGE = 4
+"""Pixels at a patch's edges that do not count: a network sees too little of the head there."""
 
 _SMALLEST_ERROR = 0.01  # of the intensity scale: below it, a patch has nothing to learn from
 
@@ -26,7 +27,7 @@ def restored(network: nn.Module, batch: Batch, mixed: bool) -> Tensor:
 
 def _mean(error: Tensor, batch: Batch) -> Tensor:
     """Return each sample's mean error, (b,), away from the patch's edges and ends."""
-    slices = error[:, _EDGE:-_EDGE, _EDGE:-_EDGE].mean((1, 2))
+    slices = error[:, EDGE:-EDGE, EDGE:-EDGE].mean((1, 2))
     return (slices * batch.inner).sum(1) / batch.inner.sum(1)
 
 

@@ -17,7 +17,7 @@ from mrisr_node.superres.interpolated import restore_interpolated
 from mrisr_node.superres.interpolation import cubic_matrix
 from mrisr_node.superres.networks import INTERPOLATED, conditions
 from mrisr_node.superres.operators import build_operators
-from mrisr_node.superres.precision import computes_in_bfloat16
+from mrisr_node.superres.precision import computes_in_bfloat16, multiplies_in_tf32
 from mrisr_node.superres.restoration import TorchOperators
 from mrisr_node.volumes.degradation import (
     MINIMUM_SPACING_MM,
@@ -42,7 +42,9 @@ __all__ = [
 _TILE_SLICES = 32  # a tile has as many voxels as the card's patch, squared, times this
 _NOISE = 0.03  # of the intensity scale: how far a result may exceed the source's brightest voxel
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""``tf32`` is float32 whose convolutions multiply with 10 bits of mantissa, as GPUs do."""
+
 Progress = Callable[[float], None]
 
 
@@ -86,10 +88,12 @@ def pick_precision(
     """Return in what a network of the registry computes, unless told otherwise.
 
     bfloat16 on CPUs whose convolutions are several times faster in it (AMX), for networks that
-    return a small update of the linear estimate; float32 for those that return intensities, on
-    other CPUs, and on GPUs, where neither has been measured. ``capabilities`` are the CPU's, as
-    torch tells them by default.
+    return a small update of the linear estimate; float32 for those that return intensities, and on
+    other CPUs; on GPUs what torch makes of float32. ``capabilities`` are the CPU's, as torch tells
+    them by default.
     """
+    if multiplies_in_tf32(device):
+        return "tf32"
     fast = device.type == "cpu" and computes_in_bfloat16(device, capabilities)
     return "bfloat16" if fast and network not in INTERPOLATED else "float32"
 
@@ -240,10 +244,9 @@ def super_resolve(
     report(0.0)
     spacing = volume.spacing
     distance = spacing[slice_axis]
-    in_plane = float(np.mean([size for axis, size in enumerate(spacing) if axis != slice_axis]))
-    checkpoint.card.check_range(
-        distance_mm=distance, thickness_mm=thickness_mm, in_plane_mm=in_plane
-    )
+    i, j = (size for axis, size in enumerate(spacing) if axis != slice_axis)
+    checkpoint.card.check_range(distance_mm=distance, thickness_mm=thickness_mm, pixel_mm=(i, j))
+    in_plane = (i + j) / 2
     device = device or pick_device()
     precision = precision or pick_precision(device, checkpoint.card.network)
     stack = SliceStack(volume.data.shape[slice_axis], distance, thickness_mm)

@@ -137,7 +137,7 @@ def check_range(
         checkpoint.card.check_range(
             distance_mm=protocol.thickness_mm + protocol.gap_mm,
             thickness_mm=protocol.thickness_mm,
-            in_plane_mm=protocol.in_plane_mm(head),
+            pixel_mm=protocol.pixel_mm(head),
         )
 
 

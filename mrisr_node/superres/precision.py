@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16, or merely could."""
+"""In what a device computes convolutions, whatever it could."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["computes_in_bfloat16"]
+__all__ = ["computes_in_bfloat16", "multiplies_in_tf32"]
 
 
 def computes_in_bfloat16(
@@ -24,3 +24,15 @@ def computes_in_bfloat16(
         return False
     found = torch.cpu.get_capabilities() if capabilities is None else capabilities
     return bool(found.get("amx_bf16"))
+
+
+def multiplies_in_tf32(device: torch.device) -> bool:
+    """Tell whether float32 convolutions round what they multiply to TF32: GPUs since Ampere.
+
+    torch allows this to cuDNN unless told otherwise; products of matrices stay float32.
+    """
+    return (
+        device.type == "cuda"
+        and torch.backends.cudnn.allow_tf32
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,10 @@ class Protocol:
         if not 0.5 < self.partial_fourier <= 1.0:
             raise ValueError("partial Fourier acquires more than 1/2 and up to 1 of k-space")
 
-    def in_plane_mm(self, volume: Volume) -> float:
-        """Return the pixel size of such slices of a volume."""
-        others = [
-            size for name, size in zip("xyz", volume.spacing, strict=True) if name != self.axis
-        ]
-        return float(np.mean(others))
+    def pixel_mm(self, volume: Volume) -> tuple[float, float]:
+        """Return the pixel size of such slices of a volume, along both of their axes."""
+        i, j = (size for name, size in zip("xyz", volume.spacing, strict=True) if name != self.axis)
+        return i, j
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def simulate(volume: Volume, protocol: Protocol, intensity_scale: float | None =
         thick = partial_fourier(thick, 0, protocol.partial_fourier)
     if protocol.noise > 0:
         thick = rician(thick, protocol.noise * scale, np.random.default_rng(0))
-    in_plane = protocol.in_plane_mm(volume)
+    in_plane = fmean(protocol.pixel_mm(volume))
     return Simulated(
         ThickSlices(thick, made.stack, made.positions, in_plane, scale, protocol.profile),
         np.ascontiguousarray(np.moveaxis(volume.data, axis, -1)[..., made.inside]),

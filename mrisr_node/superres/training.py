@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
@@ -21,7 +22,8 @@ from torch.utils.data import DataLoader, Subset
 from mrisr_node.durable import placed
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.batches import Batch, gather
-from mrisr_node.superres.checkpoints import Card, Checkpoint, save_checkpoint
+from mrisr_node.superres.card import CARD, WEIGHTS, Card
+from mrisr_node.superres.checkpoints import Checkpoint, save_checkpoint
 from mrisr_node.superres.distributed import World
 from mrisr_node.superres.fitting import gain_db, relative_error, restored
 from mrisr_node.superres.networks import FoldedResidual, build_network
@@ -33,7 +35,7 @@ from mrisr_node.superres.training_config import TrainingConfig
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TrainingState", "export", "train", "validation_batches"]
+__all__ = ["TrainingState", "export", "require_unscored", "train", "validation_batches"]
 
 
 @dataclass
@@ -88,9 +90,10 @@ class TrainingState:
         with torch.no_grad():
             torch._foreach_lerp_(averaged, current, 1.0 - decay)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, config: TrainingConfig) -> None:
         """Write ``state.pt`` and the averaged ``weights.safetensors``, each whole or not at all."""
         state = {
+            "settings": _decisive(config),
             "network": self.network.state_dict(),
             "averaged": self.averaged,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -99,17 +102,37 @@ class TrainingState:
         with placed(folder / "state.pt") as draft:
             torch.save(state, draft)
         averaged = {name: tensor.contiguous() for name, tensor in self.averaged.items()}
-        with placed(folder / "weights.safetensors") as draft:
-            save_file(averaged, draft)
+        with placed(folder / WEIGHTS) as draft:
+            save_file(averaged, draft, {"step": str(self.step)})
 
-    def load(self, folder: Path, device: torch.device) -> None:
-        """Continue from ``state.pt``; only tensors and plain values are read from it."""
+    def load(self, folder: Path, config: TrainingConfig, device: torch.device) -> None:
+        """Continue from ``state.pt``; only tensors and plain values are read from it.
+
+        Raises
+        ------
+        SettingsError
+            The run was begun with other settings, which are named.
+        """
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+        now = _decisive(config)
+        begun = state.get("settings", now)  # states of before 2026-11-26 do not tell
+        if other := [name for name, value in now.items() if begun.get(name) != value]:
+            raise SettingsError(
+                f"{folder.name} was begun with another {', '.join(other)}: name another folder"
+            )
         self.network.load_state_dict(state["network"])
         self.averaged = state["averaged"]
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.step = state["step"]
+
+
+def _decisive(config: TrainingConfig) -> dict[str, Any]:
+    """Return the settings that a run cannot change on its way and still be the same one."""
+    free = {"data", "validation_data", "start", "threads", "workers", "compile", "card"}
+    values = {name: v for name, v in dataclasses.asdict(config).items() if name not in free}
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
 def _learning_rate(config: TrainingConfig, step: int) -> float:
@@ -192,7 +215,7 @@ def _train(
     torch.backends.cudnn.benchmark = True  # every step's shapes are the same, so it pays
     state = TrainingState.start(config, device)
     if resume and (run_dir / "state.pt").exists():
-        state.load(run_dir, device)
+        state.load(run_dir, config, device)
     averaged = copy.deepcopy(state.network)
     network = state.network
     if config.compile:
@@ -235,11 +258,16 @@ def _train(
             "seconds": time.monotonic() - started,
         }
         losses = []
+        if not math.isfinite(entry["loss"]):
+            raise SettingsError(
+                f"{run_dir.name}: the loss is {entry['loss']} at step {state.step}; what was saved"
+                " before is kept: try a lower learning_rate in another folder"
+            )
         with (run_dir / "log.jsonl").open("a") as log, writer(str(run_dir)) as board:
             log.write(json.dumps(entry) + "\n")
             board.add_scalar("training/relative_l1", entry["loss"], state.step)
             board.add_scalar("validation/gain_over_linear_db", entry["gain_db"], state.step)
-        state.save(run_dir)  # last, so that what is saved is also logged
+        state.save(run_dir, config)  # last, so that what is saved is also logged
     return state
 
 
@@ -277,15 +305,33 @@ def _resumed_log(run_dir: Path, step: int) -> list[dict[str, Any]]:
     return history
 
 
+def require_unscored(folder: Path) -> None:
+    """Refuse to export into the folder of a checkpoint that was scored: scores are of weights.
+
+    Raises
+    ------
+    SettingsError
+        It is one.
+    """
+    if (folder / CARD).exists() and Card.load(folder / CARD).scores:
+        raise SettingsError(
+            f"{folder.name} holds a checkpoint that was scored: name another folder to export to"
+        )
+
+
 def export(config: TrainingConfig, run_dir: Path, folder: Path) -> Card:
     """Make a checkpoint folder of a run's averaged weights and its log.
 
-    Its scores are measured afterwards. Weights are rounded to half precision, which is finer than
-    what bfloat16 computes with and half the size; a network that loads them has single precision.
+    Its scores are measured afterwards; a folder whose card has scores is left as it is. Weights are
+    rounded to half precision, which is finer than what bfloat16 computes with and half the size; a
+    network that loads them has single precision.
     """
-    averaged = load_file(run_dir / "weights.safetensors")
-    weights = {name: tensor.half() for name, tensor in averaged.items()}
-    history = _history(run_dir)
+    require_unscored(folder)
+    with safe_open(run_dir / WEIGHTS, "pt") as file:
+        weights = {name: file.get_tensor(name).half() for name in file.keys()}  # noqa: SIM118
+        step = int(file.metadata()["step"])
+    # A validation is logged before its weights are saved.
+    history = [entry for entry in _history(run_dir) if entry["step"] <= step]
     done = history[-1]
     training = {
         "steps": done["step"],

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from mrisr_node.errors import SettingsError
 from mrisr_node.superres.card import INTENSITY, Card
+from mrisr_node.superres.fitting import EDGE
 from mrisr_node.superres.networks import INTERPOLATED, NETWORKS, build_network
 from mrisr_node.superres.samples import AcquisitionRanges, Source
 
@@ -120,9 +121,12 @@ class TrainingConfig:
             build_network(self.network, self.arguments)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"arguments: {error}") from error
-        for name in ("patch", "slices", "batch", "steps", "threads", "validate_every"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: must be at least 1")
+        # What lies at a patch's edges and beyond its first and last slice does not count.
+        least = {"patch": 2 * EDGE + 1, "slices": 2, "batch": 1, "steps": 1, "threads": 1,
+                 "validate_every": 1, "validation_samples": 1}  # fmt: skip
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise SettingsError(f"{name}: must be at least {number}")
         if not 0.0 <= self.ema < 1.0:
             raise SettingsError("ema: must be at least 0 and below 1")
 

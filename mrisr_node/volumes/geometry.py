@@ -7,6 +7,7 @@ RAS+ millimetres (NIfTI-1, nibabel's convention). DICOM's patient coordinate sys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ __all__ = [
     "ras_to_lps",
     "resampled",
     "spacing_of",
+    "too_large",
 ]
 
 FloatArray = NDArray[np.float32]
 Affine = NDArray[np.float64]
 
+_LONGEST_MM = 600.0
 _SCANNER, _MNI = 1, 4  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_MNI_152
 _FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -37,6 +40,18 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     """Return the voxel size in mm along i, j and k."""
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
     return float(i), float(j), float(k)
+
+
+def too_large(shape: Sequence[int], spacing: Sequence[float]) -> str | None:
+    """Return why a volume of these voxels, in mm, is no scan of a head; None where it may be one.
+
+    No scanner's field of view is longer. What brain extraction and super-resolution need in memory
+    grows with it, however few voxels there are: with its cube, and with the square of the slices.
+    """
+    longest = max(n * size for n, size in zip(shape, spacing, strict=True))
+    if longest <= _LONGEST_MM:
+        return None
+    return f"the volume is {longest:.0f} mm long; at most {_LONGEST_MM:g} mm are processed"
 
 
 def lps_to_ras(affine: Affine) -> Affine:

@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mrisr_node.errors import ConversionError
-from mrisr_node.volumes.geometry import Affine, Volume, ras_to_lps, spacing_of
+from mrisr_node.volumes.geometry import Affine, Volume, ras_to_lps, spacing_of, too_large
 
 __all__ = ["GZIP", "NiftiFacts", "nifti_facts", "read_slices"]
 
@@ -70,6 +70,8 @@ def nifti_facts(path: Path, *, packed: bool) -> NiftiFacts:
     """
     with _image(path) as image:
         shape, affine = _shape(image), _affine(image)
+        if reason := too_large(shape, spacing_of(affine)):
+            raise ConversionError(reason)
         begin = int(image.dataobj.offset)  # type: ignore[attr-defined]
     size = begin + math.prod(shape) * _kind(image).itemsize
     try:

@@ -279,14 +279,14 @@ def _require_range(
     settings: Settings, spacing: Sequence[float], axis: int, thickness: float, contrast: str | None
 ) -> None:
     """Refuse now what no checkpoint in use is made for; the job would, minutes later."""
-    inside = [size for i, size in enumerate(spacing) if i != axis]
+    i, j = (size for number, size in enumerate(spacing) if number != axis)
     reason = ""
     for folder in settings.checkpoint_folders:
         try:
             Card.load(folder / CARD).check_range(
                 distance_mm=spacing[axis],
                 thickness_mm=thickness,
-                in_plane_mm=sum(inside) / 2,
+                pixel_mm=(i, j),
                 contrast=contrast,
             )
         except (OutOfRange, CheckpointError) as error:

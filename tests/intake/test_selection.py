@@ -4,7 +4,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from mrisr_node.errors import NotEligible, SeriesError
+from mrisr_node.errors import ConversionError, NotEligible, SeriesError
 from mrisr_node.identity import MANUFACTURER_MODEL_NAME
 from mrisr_node.intake.selection import SelectionRules, select
 from mrisr_node.node.sample import Acquisition, write_sample
@@ -39,6 +39,14 @@ def sample(tmp_path_factory):
 def test_thick_slices_are_selected(sample):
     [stack] = select(_headers(sample.paths), RULES).stacks
     assert stack.acquisition.distance == pytest.approx(5)
+
+
+def test_what_is_longer_than_a_scanner_is_refused(sample):
+    headers = _headers(sample.paths)
+    for header in headers:
+        header.ImagePositionPatient = [20 * float(x) for x in header.ImagePositionPatient]
+    with pytest.raises(ConversionError, match="800 mm long; at most 600 mm are processed"):
+        select(headers, RULES)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -157,12 +157,17 @@ def test_weights_that_give_no_numbers_are_found(tiny_folder, value):
         verify(tiny_folder)
 
 
+USUAL = {"distance_mm": 5.0, "thickness_mm": 5.0, "pixel_mm": (0.9, 0.9)}
+
+
 def test_what_it_was_trained_for_passes(tiny):
-    tiny.card.check_range(distance_mm=5.5, thickness_mm=5.0, in_plane_mm=0.9, contrast="T1w")
-    tiny.card.check_range(distance_mm=1.99, thickness_mm=2.0, in_plane_mm=0.9)  # rounded in headers
+    tiny.card.check_range(distance_mm=5.5, thickness_mm=5.0, pixel_mm=(0.9, 0.9), contrast="T1w")
+    tiny.card.check_range(
+        distance_mm=1.99, thickness_mm=2.0, pixel_mm=(0.9, 0.9)
+    )  # rounded in headers
 
 
-USUAL = {"distance_mm": 5.0, "thickness_mm": 5.0, "in_plane_mm": 0.9}
+USUAL = {"distance_mm": 5.0, "thickness_mm": 5.0, "pixel_mm": (0.9, 0.9)}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,9 @@ USUAL = {"distance_mm": 5.0, "thickness_mm": 5.0, "in_plane_mm": 0.9}
         ({"distance_mm": 1.0, "thickness_mm": 1.0}, "1.0 mm apart"),
         ({"distance_mm": 6.0, "thickness_mm": 3.0}, "0.50 times the slice distance"),
         ({"distance_mm": 3.0, "thickness_mm": 6.0}, "2.00 times"),
-        ({"in_plane_mm": 3.0}, "pixels measure 3.00 mm"),
+        ({"pixel_mm": (3.0, 3.0)}, "pixels measure 3.00 mm"),
+        ({"pixel_mm": (0.9, 2.2)}, "pixels measure 2.20 mm"),  # their mean would pass
+        ({"pixel_mm": (0.3, 1.2)}, "pixels measure 0.30 mm"),
         ({"contrast": "DWI"}, "image is DWI"),
     ],
 )

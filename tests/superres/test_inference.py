@@ -194,12 +194,17 @@ def test_air_around_the_head_changes_nothing_and_is_not_filled(head, tiny):
     assert np.abs(resolve(empty, tiny).volume.data - 0.5).max() < 0.01
 
 
+@pytest.mark.parametrize(("generation", "precision"), [((9, 0), "tf32"), ((7, 5), "float32")])
+def test_a_gpu_multiplies_in_tf32_where_it_can_and_says_so(monkeypatch, generation, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: generation)
+    assert pick_precision(torch.device("cuda"), "folded-residual") == precision
+
+
 def test_the_precision_is_chosen_by_what_the_processor_can_and_told(head, tiny):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cpu = torch.device("cpu")
     assert pick_precision(cpu, "folded-residual", {"amx_bf16": True}) == "bfloat16"
     assert pick_precision(cpu, "folded-residual", {"avx512_bf16": True}) == "float32"
     assert pick_precision(cpu, "swin-unetr", {"amx_bf16": True}) == "float32"
-    assert pick_precision(gpu, "folded-residual", {"amx_bf16": True}) == "float32"
     thick = thick_head(head)
     assert resolve(thick, tiny, precision="float32").precision == "float32"
     assert resolve(thick, tiny).precision == pick_precision(cpu, "folded-residual")

@@ -120,8 +120,9 @@ def test_a_run_that_was_killed_while_it_logged_resumes_and_is_exported(config, t
     log.write_text(
         whole + whole.replace('"step": 3', '"step": 4') + '{"step": 5, "lo'
     )  # the state was not saved
-    export(config, tmp_path / "run", tmp_path / "early")
-    assert (tmp_path / "early" / "log.jsonl").read_text().endswith("}\n")
+    # The card tells of the weights that there are.
+    assert export(config, tmp_path / "run", tmp_path / "early").training["steps"] == 3
+    assert (tmp_path / "early" / "log.jsonl").read_text() == whole
     train(config, tmp_path / "run", resume=True)
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [3, 5]
@@ -189,6 +190,41 @@ def test_the_samples_of_a_step_are_shared_evenly_or_not_at_all():
 
 def test_resuming_where_nothing_was_trained_yet_starts(config, tmp_path):
     assert train(config, tmp_path, resume=True, pause_at=1).step == 1
+
+
+def test_a_run_goes_on_with_the_settings_it_was_begun_with(config, tmp_path):
+    train(config, tmp_path, pause_at=3)
+    before = (tmp_path / "state.pt").read_bytes()
+    other = dataclasses.replace(config, seed=2, batch=4)
+    with pytest.raises(SettingsError, match="begun with another batch, seed"):
+        train(other, tmp_path, resume=True)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    elsewhere = dataclasses.replace(config, workers=1)  # makes the same samples
+    assert train(elsewhere, tmp_path, resume=True).step == 5
+
+
+def test_what_has_become_no_number_is_not_saved(config, tmp_path, monkeypatch):
+    train(config, tmp_path, pause_at=3)
+    before = {name: (tmp_path / name).read_bytes() for name in ("state.pt", "log.jsonl")}
+    monkeypatch.setattr(
+        "mrisr_node.superres.training.relative_error", lambda thin, _: thin.sum() * float("nan")
+    )
+    with pytest.raises(SettingsError, match="loss is nan at step 5"):
+        train(config, tmp_path, resume=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_checkpoint_with_scores_is_not_exported_over(config, folder, tmp_path):
+    train(config, tmp_path / "run")
+    card = export(config, tmp_path / "run", tmp_path / "new")
+    export(config, tmp_path / "run", tmp_path / "new")  # has no scores yet
+    dataclasses.replace(card, scores=({"thickness_mm": 4.0},)).save(tmp_path / "new")
+    with pytest.raises(SettingsError, match="new holds a checkpoint that was scored"):
+        export(config, tmp_path / "run", tmp_path / "new")
+    words = ["train", folder / "training.toml", "--run", tmp_path / "other"]
+    done = CliRunner().invoke(app, [*map(str, words), "--export", str(tmp_path / "new")])
+    assert done.exit_code != 0
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_is_not_overwritten_by_accident(config, tmp_path):
@@ -313,6 +349,9 @@ def test_a_volume_smaller_than_the_patch_is_padded(heads):
     ("line", "reason"),
     [
         ("steps = 0", "steps: must be at least 1"),
+        ("patch = 8", "patch: must be at least 9"),
+        ("slices = 1", "slices: must be at least 2"),
+        ("validation_samples = 0", "validation_samples: must be at least 1"),
         ('network = "os.system"', "network: 'os.system' is none of"),
         ("colour = 1", "unknown colour"),
         ("ema = 1.0", "ema"),

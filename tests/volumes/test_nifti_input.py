@@ -73,3 +73,12 @@ def test_values_are_scaled_and_must_be_numbers(tmp_path):
     bad.to_filename(path)
     with pytest.raises(ConversionError, match="no numbers"):
         read_slices(path, 2)
+
+
+def test_what_is_longer_than_a_scanner_is_refused(tmp_path):
+    image = nib.Nifti1Image(np.zeros((4, 4, 130), np.int16), np.diag([1.0, 1.0, 5.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    path = tmp_path / "long.nii"
+    image.to_filename(path)
+    with pytest.raises(ConversionError, match="650 mm long; at most 600 mm are processed"):
+        nifti_facts(path, packed=False)
