@@ -214,6 +214,8 @@ def _reason(row: Mapping[str, Any]) -> str:
 
 
 def _left(row: Mapping[str, Any]) -> str:
+    if at := row["next_try_at"]:
+        return time.strftime("next try at %H:%M:%S", time.localtime(at))
     time_left = row["time_left"]
     if time_left is None:
         return ""

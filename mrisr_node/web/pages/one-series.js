@@ -29,7 +29,9 @@ async function look() {
 }
 
 function progress(standing) {
-  if (!series || series.state !== standing.state || series.stage !== standing.stage) return false;
+  // A next try is another line of what ran, too.
+  const same = ['state', 'stage', 'next_try_at'].every(name => series?.[name] === standing[name]);
+  if (!same) return false;
   fill({ ...series, ...standing, job: standing.job ?? series.job });
   return true;
 }
