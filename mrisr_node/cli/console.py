@@ -87,7 +87,11 @@ def server(context: typer.Context) -> Server | None:
     """Return the node elsewhere that a command is for; None: it is for this machine."""
     from mrisr_node.cli.remote import Server
 
-    return Server(context.obj) if context.obj else None
+    if not context.obj:
+        return None
+    remote = Server(context.obj)
+    context.call_on_close(remote.close)
+    return remote
 
 
 def command(

@@ -110,7 +110,10 @@ function list(jobs, deletedAt) {
 }
 
 function ending(job, stage) {
-  return job.state === 'running' && stage === job.stages.at(-1) ? 'running' : 'broken off';
+  if (stage !== job.stages.at(-1)) return 'broken off';
+  // The PACS is waited for by nobody in particular.
+  if (job.state === 'waiting' && stage.stage === 'commit') return 'waiting';
+  return job.state === 'running' ? 'running' : 'broken off';
 }
 
 function row(head, ...cells) {
