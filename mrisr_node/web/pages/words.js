@@ -111,13 +111,16 @@ export function images(count) {
 
 export const WAITING = 'Waiting for its turn';
 
-// Until it is tried again nobody knows how long the rest takes.
-function goesOn(row) {
-  if (row.next_try_at) return `next try at ${new Date(row.next_try_at * 1000).toLocaleTimeString()}`;
-  return left(row.time_left, Boolean(row.waiting_for));
+export function nextTry(row) {
+  return row.next_try_at ? `next try at ${new Date(row.next_try_at * 1000).toLocaleTimeString()}` : '';
 }
 
-export function left(estimate, waits) {
+// Until it is tried again nobody knows how long the rest takes.
+export function goesOn(row) {
+  return nextTry(row) || left(row.time_left, Boolean(row.waiting_for));
+}
+
+function left(estimate, waits) {
   if (!estimate) return '';
   if (estimate.seconds === null) {
     return estimate.runs ? 'time left unknown' : 'time left unknown: this node has no history yet';
