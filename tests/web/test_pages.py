@@ -108,6 +108,11 @@ def test_a_series_that_is_put_off_says_until_when_and_no_time_left(page):
     Job.update(lease_owner=None).execute()
     page.goto(f"{page.url}series/{series.id}")
     expect(page.locator("#now")).to_contain_text(f"next try at {page.evaluate(there.format(at))}")
+    # A promise of the PACS is waited for in one run, which is not broken off in between.
+    StageRun.create(job=Job.get(), stage=Stage.COMMIT.value, started_at=1)
+    Job.update(stage=Stage.COMMIT.value).execute()
+    run = page.get_by_role("row", name="Waiting for the PACS to promise").last
+    expect(run.get_by_role("cell").last).to_have_text("waiting")
 
 
 def test_a_failed_series_says_why_and_can_be_tried_again(page):
