@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from odd_files import odd_group_length
 from pydicom import dcmread
 
 from mrisr_node.intake.receiver import Receiver
+from mrisr_node.jobs.stages import Stage
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.node.verification import compare_mni
-from mrisr_node.records import Instance, Series, State, open_records
+from mrisr_node.records import Instance, Job, Series, StageRun, State, open_records
 from mrisr_node.volumes.registration import load_template
 
 TOOL = Path(sys.executable).with_name("mrisr-node")
@@ -159,6 +161,24 @@ def test_jobs_lists_series_with_state_and_reason(make_settings):
     )
     unknown = _run("jobs", "--retry", 99, MRISR_DATA_DIR=settings.data_dir)
     assert (unknown.returncode, unknown.stderr) == (1, "mrisr-node: there is no series 99\n")
+
+
+def test_jobs_tells_when_what_is_put_off_is_tried_again(make_settings):
+    settings = make_settings()
+    open_records(settings.database_path)
+    series = Series.create(
+        series_instance_uid="1.2.3", study_instance_uid="1.2", state=State.DELIVERING.value
+    )
+    at = time.time() + 3000
+    job = Job.create(series=series, recipe="native", stage="store", not_before=at)
+    for stage in Stage:
+        StageRun.create(job=job, stage=stage.value, started_at=1, seconds=2, finished=True)
+    told = _run("jobs", MRISR_DATA_DIR=settings.data_dir).stdout
+    assert time.strftime("delivering  store 0%  next try at %H:%M:%S", time.localtime(at)) in told
+    assert "0 images" in told
+    assert " s (" not in told
+    [row] = json.loads(_run("jobs", "--json", MRISR_DATA_DIR=settings.data_dir).stdout)
+    assert (row["next_try_at"], row["time_left"]["seconds"]) == (at, None)
 
 
 def test_what_is_piped_is_not_wrapped(make_settings):

@@ -16,7 +16,7 @@ from rich.text import Text
 from mrisr_node import __version__
 from mrisr_node.errors import NodeError, SettingsError
 from mrisr_node.logs import start_logging
-from mrisr_node.settings import Settings
+from mrisr_node.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mrisr_node.cli.remote import Server
@@ -26,6 +26,7 @@ __all__ = [
     "command",
     "err",
     "existing_node",
+    "opened_node",
     "out",
     "plain",
     "progress_bar",
@@ -87,7 +88,11 @@ def server(context: typer.Context) -> Server | None:
     """Return the node elsewhere that a command is for; None: it is for this machine."""
     from mrisr_node.cli.remote import Server
 
-    return Server(context.obj) if context.obj else None
+    if not context.obj:
+        return None
+    remote = Server(context.obj)
+    context.call_on_close(remote.close)
+    return remote
 
 
 def command(
@@ -115,17 +120,29 @@ def plain(text: str) -> Text:
 
 
 def existing_node(settings: Settings) -> Settings:
-    """Open the records of the node that the settings name, and return them.
+    """Return the settings of a node that is there.
 
     Raises
     ------
     SettingsError
         There is none: the folder is a wrong one, and no node is made in it.
     """
-    from mrisr_node.records import open_records
-
     if not settings.database_path.is_file():
         raise SettingsError(f"there is no node in {settings.data_dir}; set data_dir")
+    return settings
+
+
+def opened_node() -> Settings:
+    """Open the records of the node that the settings name, and return these.
+
+    Raises
+    ------
+    SettingsError
+        As `existing_node`.
+    """
+    from mrisr_node.records import open_records
+
+    settings = existing_node(load_settings())
     open_records(settings.database_path)
     return settings
 

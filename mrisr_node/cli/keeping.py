@@ -14,12 +14,24 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mrisr_node.cli.console import app, command, err, existing_node, out, plain, progress_bar
+from mrisr_node.cli.console import (
+    app,
+    command,
+    err,
+    existing_node,
+    opened_node,
+    out,
+    plain,
+    progress_bar,
+)
+from mrisr_node.cli.recording import record_done, recorded
 from mrisr_node.counts import counted
-from mrisr_node.settings import load_settings
+from mrisr_node.people.audit import Action
+from mrisr_node.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mrisr_node.intake.quarantine import Quarantine
+    from mrisr_node.web.subjects import Subject
 
 quarantine = typer.Typer(no_args_is_help=True)
 app.add_typer(
@@ -31,10 +43,17 @@ _Keys = Annotated[list[str], typer.Argument(help="keys that `list` shows")]
 _Json = Annotated[bool, typer.Option("--json", help="for programs")]
 
 
-def _quarantine() -> Quarantine:
+def _opened() -> tuple[Settings, Quarantine]:
     from mrisr_node.intake.quarantine import Quarantine
 
-    return Quarantine(existing_node(load_settings()))
+    settings = opened_node()
+    return settings, Quarantine(settings)
+
+
+def _whose(kept: Quarantine, key: str) -> Subject:
+    from mrisr_node.web.subjects import Subject
+
+    return Subject(*kept.subject(key).values())
 
 
 @partial(_command, name="list")
@@ -43,8 +62,9 @@ def list_quarantine(
     as_json: _Json = False,
 ) -> None:
     """List what was refused at the door: reason, origin, time and size."""
-    kept = _quarantine()
-    entries = kept.entries(limit)
+    settings, kept = _opened()
+    with recorded(settings, Action.RECORD, "quarantine list"):
+        entries = kept.entries(limit)
     if as_json:
         sys.stdout.write(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
         return
@@ -67,8 +87,9 @@ def show(
     key: Annotated[str, typer.Argument(help="a key that `list` shows")], as_json: _Json = False
 ) -> None:
     """Show one object, and what its header says that does not name the patient."""
-    kept = _quarantine()
-    entry, facts = kept.entry(key), kept.facts(key)
+    settings, kept = _opened()
+    with recorded(settings, Action.RECORD, f"quarantine show {key}", _whose(kept, key)):
+        entry, facts = kept.entry(key), kept.facts(key)
     if as_json:
         sys.stdout.write(json.dumps({**asdict(entry), "facts": facts}, indent=1) + "\n")
         return
@@ -89,9 +110,10 @@ def show(
 @_command
 def release(keys: _Keys) -> None:
     """Try to take objects in, through the same screening as at the door."""
-    kept, refused = _quarantine(), 0
+    (settings, kept), refused = _opened(), 0
     for key in keys:
-        release = kept.release(key)
+        with recorded(settings, Action.CHANGE, f"quarantine release {key}", _whose(kept, key)):
+            release = kept.release(key)
         refused += not release.released
         out.print(plain(f"{key}: {release.outcome}"), highlight=False)
     raise typer.Exit(1 if refused else 0)
@@ -103,7 +125,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Delete objects and their files for good."""
-    kept = _quarantine()
+    settings, kept = _opened()
     for key in keys:
         kept.entry(key)
     number = counted(len(keys), "object")
@@ -112,7 +134,8 @@ def delete(
             f"Delete {number} for good? There may be no other copy.", abort=True, err=True
         )
     for key in keys:
-        kept.delete(key)
+        with recorded(settings, Action.CHANGE, f"quarantine delete {key}", _whose(kept, key)):
+            kept.delete(key)
     out.print(f"{number} deleted")
 
 
@@ -123,10 +146,11 @@ def backup(
     """Back up the node, also while it runs; not the storage of Orthanc."""
     from mrisr_node.node.backup import back_up
 
-    with progress_bar() as bar:
+    settings = existing_node(load_settings())
+    with recorded(settings, Action.EXPORT, f"backup {to}"), progress_bar() as bar:
         task = bar.add_task("backup", total=None)
         made = back_up(
-            load_settings(), to, lambda done, total: bar.update(task, completed=done, total=total)
+            settings, to, lambda done, total: bar.update(task, completed=done, total=total)
         )
     for name in made.damaged:
         err.print(f"missing or altered in the node: {name}", style="red", markup=False)
@@ -147,6 +171,8 @@ def restore(
         made = bring_back(
             settings, source, lambda done, total: bar.update(task, completed=done, total=total)
         )
+    # In the trail that came with it: before, there was none.
+    record_done(settings, Action.IMPORT, f"restore {source}")
     for name in made.damaged:
         words = f"missing or altered when the backup was made: {name}"
         err.print(plain(words), style="red")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 import time
@@ -13,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mrisr_node.cli.console import app, command, err, existing_node, out, plain
+from mrisr_node.cli.console import app, command, err, opened_node, out, plain
+from mrisr_node.cli.recording import recorded
+from mrisr_node.people.audit import Action
 from mrisr_node.people.roles import Permission, Role
-from mrisr_node.settings import Settings, load_settings
 
 users = typer.Typer(no_args_is_help=True)
 app.add_typer(users, name="user", help="Add, list, enable and disable users; give them roles.")
@@ -23,25 +23,6 @@ _command = partial(command, to=users)
 
 _Name = Annotated[str, typer.Argument(help="user name")]
 _Json = Annotated[bool, typer.Option("--json", help="for programs")]
-
-
-def _node() -> Settings:
-    return existing_node(load_settings())
-
-
-def _recorded(settings: Settings, what: str) -> None:
-    """Write into the audit trail what was done on the command line, and by which account."""
-    from mrisr_node.people.audit import Action, open_audit, record
-
-    open_audit(settings.audit_path)
-    record(Action.USERS, username=_account(), means="command line", resource=f"mrisr-node {what}")
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container it may have no name
-        return ""
 
 
 @_command
@@ -52,9 +33,9 @@ def add(
     """Add a user, and print the password that was made; a service has none, but tokens."""
     from mrisr_node.people.users import add_user
 
-    settings = _node()
-    password = add_user(name, role)
-    _recorded(settings, f"user add {name} --role {role}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"user add {name} --role {role}"):
+        password = add_user(name, role)
     if password:
         sys.stdout.write(password + "\n")
     else:
@@ -68,7 +49,7 @@ def list_users(as_json: _Json = False) -> None:
     from mrisr_node.people.lockout import locked_until
     from mrisr_node.people.users import all_users
 
-    settings = _node()
+    settings = opened_node()
     found = [(user, locked_until(settings, user.username)) for user in all_users()]
     if as_json:
         rows = [
@@ -96,9 +77,9 @@ def disable(name: _Name) -> None:
     """Let a user in no more, at once: not by password, session or token."""
     from mrisr_node.people.users import disable_user
 
-    settings = _node()
-    disable_user(name)
-    _recorded(settings, f"user disable {name}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"user disable {name}"):
+        disable_user(name)
 
 
 @_command
@@ -107,10 +88,10 @@ def enable(name: _Name) -> None:
     from mrisr_node.people.lockout import forgive
     from mrisr_node.people.users import enable_user
 
-    settings = _node()
-    enable_user(name)
-    forgive(settings, name)
-    _recorded(settings, f"user enable {name}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"user enable {name}"):
+        enable_user(name)
+        forgive(settings, name)
 
 
 @partial(_command, name="role")
@@ -120,9 +101,9 @@ def set_user_role(
     """Give a user another role, which counts at once."""
     from mrisr_node.people.users import set_role
 
-    settings = _node()
-    set_role(name, role)
-    _recorded(settings, f"user role {name} {role}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"user role {name} {role}"):
+        set_role(name, role)
 
 
 @command
@@ -131,10 +112,10 @@ def password(user: Annotated[str, typer.Argument(help="whose password is forgott
     from mrisr_node.people.lockout import forgive
     from mrisr_node.people.users import set_password
 
-    settings = _node()
-    made = set_password(user)
-    forgive(settings, user)
-    _recorded(settings, f"password {user}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"password {user}"):
+        made = set_password(user)
+        forgive(settings, user)
     sys.stdout.write(made + "\n")
 
 
@@ -151,9 +132,9 @@ def token(
     """Make a bearer token for a tool that uses the API or DICOMweb."""
     from mrisr_node.people.tokens import create_token
 
-    settings = _node()
-    made = create_token(user, name, days, scope or ())
-    _recorded(settings, f"token --user {user}")
+    settings = opened_node()
+    with recorded(settings, Action.USERS, f"token --user {user}"):
+        made = create_token(user, name, days, scope or ())
     sys.stdout.write(made + "\n")
 
 
@@ -168,24 +149,19 @@ def audit(
     as_json: _Json = False,
 ) -> None:
     """List who did what with whose data. The list names patients."""
-    from mrisr_node.people.audit import Action, Filter, open_audit, record, search
+    from mrisr_node.people.audit import Filter, search
+    from mrisr_node.web.subjects import Subject
 
-    settings = _node()
-    open_audit(settings.audit_path)
-    record(
-        Action.AUDIT, username=_account(), means="command line", patient_id=patient,
-        resource="mrisr-node audit",
-    )  # fmt: skip
-    total, rows = search(
-        Filter(
-            patient_id=patient,
-            username=user,
-            action=action,
-            since=since.timestamp() if since else None,
-            until=until.timestamp() if until else None,
-        ),
-        limit,
+    settings = opened_node()
+    wanted = Filter(
+        patient_id=patient,
+        username=user,
+        action=action,
+        since=since.timestamp() if since else None,
+        until=until.timestamp() if until else None,
     )
+    with recorded(settings, Action.AUDIT, "audit", Subject(patient_id=patient)):
+        total, rows = search(wanted, limit)
     if as_json:
         sys.stdout.write(json.dumps([row.__data__ for row in rows], indent=1) + "\n")
         return

@@ -24,8 +24,8 @@ __all__ = ["Outcome", "Server", "ServerError"]
 
 _TIMEOUT = httpx.Timeout(60.0, read=600.0)
 _ASK_EVERY = 2.0
-# Seconds after which a series that the node does not know was not forwarded to it.
-_UNSEEN = 180.0
+# Seconds without any image, after which what is missing is not forwarded to the node any more.
+_STALLED = 180.0
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENDED = frozenset({"done", "skipped", "failed", "cancelled"})
 
@@ -73,6 +73,10 @@ class Server:
             trust_env=parts.hostname not in _LOCAL,
         )
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def series(self, **filters: Any) -> tuple[list[dict[str, Any]], int]:  # noqa: ANN401 - JSON
         """Return series as ``GET /api/series`` lists them, and how many there are in all."""
         given = {name: value for name, value in filters.items() if value is not None}
@@ -110,9 +114,13 @@ class Server:
         return refused
 
     def wait(
-        self, sent: dict[str, int], report: Callable[[dict[str, Any]], None]
+        self,
+        sent: dict[str, int],
+        report: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> dict[str, Outcome]:
-        """Wait until every series has come to its end.
+        """Wait until every series has come to its end, or nothing of any arrives any more.
 
         Parameters
         ----------
@@ -122,26 +130,32 @@ class Server:
             Told of each series whenever it was asked for.
         """
         ended: dict[str, Outcome] = {}
-        began = time.monotonic()
+        arrived = dict.fromkeys(sent, 0)
+        newest = clock()
         while True:
+            missing = []
             for uid in sent.keys() - ended.keys():
                 row = next(iter(self.series(series_instance_uid=uid)[0]), None)
+                if row is not None and row["instances"] > arrived[uid]:
+                    # The PACS sends one series after another: the others' turn may come.
+                    arrived[uid], newest = row["instances"], clock()
                 if row is not None and _stays(row, sent[uid]):
                     ended[uid] = Outcome(uid, row["state"], row["reason"])
                     continue
                 # What it was before the instances arrived says nothing about them.
                 if row is None or row["instances"] < sent[uid]:
-                    if time.monotonic() - began > _UNSEEN:
-                        arrived = row["instances"] if row else 0
-                        words = f"{arrived} of {sent[uid]} images reached the node from its PACS"
-                        ended[uid] = Outcome(uid, "failed", words)
+                    missing.append(uid)
                     continue
                 report(row)
                 if row["state"] in _ENDED:
                     ended[uid] = Outcome(uid, row["state"], row["reason"])
+            if clock() - newest > _STALLED:
+                for uid in missing:
+                    words = f"{arrived[uid]} of {sent[uid]} images reached the node from its PACS"
+                    ended[uid] = Outcome(uid, "failed", f"{words}, and no more come")
             if len(ended) == len(sent):
                 return ended
-            time.sleep(_ASK_EVERY)
+            sleep(_ASK_EVERY)
 
     def download(self, uid: str, place: Path) -> dict[str, float]:
         """Fetch the result of a series, all of its stacks, into a new folder.

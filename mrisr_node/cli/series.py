@@ -19,15 +19,17 @@ from mrisr_node.choices import Recipe
 from mrisr_node.cli.console import (
     command,
     err,
-    existing_node,
+    opened_node,
     out,
     plain,
     progress_bar,
     server,
 )
+from mrisr_node.cli.recording import recorded, whose_series
 from mrisr_node.counts import counted
 from mrisr_node.errors import SettingsError
 from mrisr_node.jobs.stages import Stage
+from mrisr_node.people.audit import Action
 from mrisr_node.records import State
 from mrisr_node.settings import load_settings
 
@@ -137,33 +139,48 @@ def jobs(
     retry: Annotated[int | None, typer.Option(help="try a failed series again, by its id")] = None,
 ) -> None:
     """List series with state, progress, time left and reason."""
-    if remote := server(context):
-        if retry is not None:
+    remote = server(context)
+    if retry is not None:
+        if remote is not None:
             remote.retry(retry)
+        else:
+            _retry(retry)
+        out.print(f"series {retry} is queued again")
+        return
+    if remote is not None:
         rows, total = remote.series(state=state and state.value, limit=min(limit, 500))
     else:
-        from mrisr_node.jobs.given_files import names_of_files
-        from mrisr_node.jobs.overview import Which, count, overview
-        from mrisr_node.jobs.recovery import retry as retry_series
-
-        existing_node(load_settings())
-        if retry is not None:
-            retry_series(retry)
-        which = Which(state=state)
-        rows, total = [asdict(row) for row in overview(which, limit=limit)], count(which)
-        names = names_of_files([row["id"] for row in rows])
-        for row in rows:
-            if row["id"] in names:
-                row["description"] = f"{names[row['id']]}: {row['description']}"
-    if retry is not None:
-        out.print(f"series {retry} is queued again")
-    elif as_json:
+        rows, total = _series_here(state, limit)
+    if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
         for row in rows:
             _tell(row)
-    if retry is None and total > len(rows):
+    if total > len(rows):
         err.print(f"{len(rows)} of {total}; --limit shows more")
+
+
+def _retry(series: int) -> None:
+    from mrisr_node.jobs.recovery import retry
+
+    settings = opened_node()
+    with recorded(settings, Action.CHANGE, f"jobs --retry {series}", whose_series(series)):
+        retry(series)
+
+
+def _series_here(state: State | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the series of this machine's node, as ``Server.series`` does those of another one."""
+    from mrisr_node.jobs.given_files import names_of_files
+    from mrisr_node.jobs.overview import Which, count, overview
+
+    which = Which(state=state)
+    with recorded(opened_node(), Action.RECORD, f"jobs --state {state}" if state else "jobs"):
+        rows, total = [asdict(row) for row in overview(which, limit=limit)], count(which)
+        names = names_of_files([row["id"] for row in rows])
+    for row in rows:
+        if row["id"] in names:
+            row["description"] = f"{names[row['id']]}: {row['description']}"
+    return rows, total
 
 
 def _tell(row: Mapping[str, Any]) -> None:
@@ -191,13 +208,16 @@ def send_again(
 
     if bool(series) == all_of_them:
         raise SettingsError("name series by their ids, or say --all")
-    settings = existing_node(load_settings())
-    if all_of_them:
-        sent = dead_letters.send_all_again(settings)
-    else:
-        for one in series or []:
-            dead_letters.send_again(settings, one)
-        sent = len(series or [])
+    settings, sent = opened_node(), 0
+    for one in dead_letters.dead_letters() if all_of_them else series or []:
+        try:
+            with recorded(settings, Action.CHANGE, f"send-again {one}", whose_series(one)):
+                dead_letters.send_again(settings, one)
+        except dead_letters.NoDeadLetter:
+            if not all_of_them:
+                raise
+            continue  # it has moved on, or is computed anew when it is tried again
+        sent += 1
     out.print(f"{counted(sent, 'result')} will be sent again")
 
 
@@ -214,6 +234,8 @@ def _reason(row: Mapping[str, Any]) -> str:
 
 
 def _left(row: Mapping[str, Any]) -> str:
+    if at := row["next_try_at"]:
+        return time.strftime("next try at %H:%M:%S", time.localtime(at))
     time_left = row["time_left"]
     if time_left is None:
         return ""

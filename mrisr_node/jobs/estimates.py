@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from peewee import fn
 from scipy.special import stdtrit
 
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.stages import Stage, stages_of
+from mrisr_node.jobs.turns import next_try
 from mrisr_node.records import Job, StageRun
 
 __all__ = ["COVERAGE", "Estimate", "Estimator"]
@@ -35,7 +37,11 @@ _NEARLY = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time left, in seconds; all three are None where some stage has never run here."""
+    """Time left, in seconds; all three are None where nobody knows.
+
+    Some stage has never run here, or the job waits for its next try: what that brings, a PACS that
+    is down does not tell.
+    """
 
     seconds: float | None
     low: float | None
@@ -69,8 +75,8 @@ class Estimator:
         current = Stage(job.stage) if job.stage else stages[0]
         remaining = stages[stages.index(current) :]
         runs = min(len(self._runs(stage)) for stage in remaining)
-        if not runs:
-            return Estimate(None, None, None, 0)
+        if not runs or next_try(job) is not None:
+            return Estimate(None, None, None, runs)
         low = middle = high = 0.0
         for stage in remaining:
             spell = _predict(self._runs(stage), job.voxels)
@@ -89,13 +95,22 @@ class Estimator:
                 .order_by(StageRun.id.desc())
                 .limit(_HISTORY)
             )
+            if stage is Stage.PAIRS:
+                # It keeps what an earlier try has made: this one's seconds are those of the rest.
+                earlier = StageRun.alias()
+                before = earlier.select().where(
+                    earlier.job == StageRun.job, earlier.id < StageRun.id
+                )
+                runs = runs.where(~fn.EXISTS(before))
             self._history[stage] = [(run.seconds or 0.0, run.voxels) for run in runs]
         return self._history[stage]
 
 
 def _done(job: Job, spell: _Spell) -> float:
     """Return which part of the current stage is behind a job: as it says, or by the time spent."""
-    if job.progress or job.lease_owner is None:
+    # A PACS takes its time to promise, whether somebody looks for its answer now or not.
+    at_it = job.lease_owner is not None or job.stage == Stage.COMMIT.value
+    if job.progress or not at_it:
         return job.progress
     run = StageRun.select().where(StageRun.job == job).order_by(StageRun.id.desc()).first()
     if run is None or run.finished or run.stage != job.stage:

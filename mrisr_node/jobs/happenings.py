@@ -9,7 +9,7 @@ from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, Estimator
 from mrisr_node.jobs.stages import Queue
-from mrisr_node.jobs.turns import waits_for
+from mrisr_node.jobs.turns import next_try, waits_for
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, Transition
 
 __all__ = ["Happening", "Standing", "happenings", "newest_happening", "standings"]
@@ -36,6 +36,7 @@ class Standing:
 
     series: int
     state: str
+    reason: str
     instances: int
     expected_instances: int | None
     job: int | None
@@ -43,6 +44,7 @@ class Standing:
     stage: str | None
     progress: float
     waiting_for: Queue | None
+    next_try_at: float | None
     time_left: Estimate | None
 
 
@@ -86,6 +88,7 @@ def _standing(series: Any, estimator: Estimator) -> Standing:  # noqa: ANN401 - 
     return Standing(
         series=series.id,
         state=series.state,
+        reason=series.reason,
         instances=series.received,
         expected_instances=series.expected_instances,
         job=job.id if job else None,
@@ -93,5 +96,6 @@ def _standing(series: Any, estimator: Estimator) -> Standing:  # noqa: ANN401 - 
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
         waiting_for=waits_for(job, state) if job else None,
+        next_try_at=next_try(job) if job else None,
         time_left=estimator.time_left(job) if job else None,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from peewee import Case, fn
 
 from mrisr_node.jobs.estimates import Estimate, Estimator
+from mrisr_node.jobs.turns import next_try
 from mrisr_node.records import ACTIVE, Job, Series, StageRun, State
 
 __all__ = ["JobOverview", "JobState", "StageOverview", "count_jobs", "find_job", "list_jobs"]
@@ -137,7 +138,7 @@ def _row(job: Any, estimator: Estimator, runs: list[StageRun]) -> JobOverview:  
         stage=job.stage or None,
         progress=job.progress,
         attempts=job.attempts,
-        next_try_at=job.not_before or None if state is JobState.WAITING else None,
+        next_try_at=next_try(job) if under_way else None,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

@@ -11,7 +11,7 @@ from peewee import JOIN, fn
 
 from mrisr_node.jobs.estimates import Estimate, Estimator
 from mrisr_node.jobs.stages import SENDING, Queue
-from mrisr_node.jobs.turns import waits_for
+from mrisr_node.jobs.turns import next_try, waits_for
 from mrisr_node.records import ACTIVE, Instance, Job, Series, State, folded
 
 __all__ = ["Action", "SeriesOverview", "Which", "count", "find", "overview"]
@@ -75,6 +75,8 @@ class SeriesOverview:
     """Part of the current stage that is done, 0 to 1."""
     waiting_for: Queue | None
     """Whose worker has to have time for its job; None while one works on it."""
+    next_try_at: float | None
+    """Until when its job is put off, seconds since the epoch."""
     time_left: Estimate | None
     """None where nothing is to be waited for."""
     result_series_uid: str | None
@@ -166,6 +168,7 @@ def _row(series: Any, estimator: Estimator) -> SeriesOverview:  # noqa: ANN401 -
         stage=job.stage or None if job else None,
         progress=job.progress if job else 0.0,
         waiting_for=waits_for(job, state) if job else None,
+        next_try_at=next_try(job) if job and state in ACTIVE else None,
         time_left=estimator.time_left(job) if job and state in ACTIVE else None,
         result_series_uid=result,
         dead_letter=dead,

@@ -1,4 +1,4 @@
-"""Whether a job that is under way is worked on now, or waits for its turn."""
+"""Whether a job that is under way is worked on now, waits for its turn, or for its next try."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mrisr_node.delays import is_due
 from mrisr_node.jobs.stages import Queue, Stage, queue_of, stages_of
 from mrisr_node.records import ACTIVE, Job, State
 
-__all__ = ["waits_for"]
+__all__ = ["next_try", "waits_for"]
 
 
 def waits_for(job: Job, state: State) -> Queue | None:
@@ -22,7 +22,13 @@ def waits_for(job: Job, state: State) -> Queue | None:
     state
         Of its series, whose newest job it is.
     """
-    taken = job.lease_owner is not None
-    if state not in ACTIVE or taken or not is_due(job.not_before, time.time()):
+    if state not in ACTIVE or job.lease_owner is not None or next_try(job) is not None:
         return None
     return queue_of(Stage(job.stage) if job.stage else stages_of(Recipe(job.recipe))[0])
+
+
+def next_try(job: Job) -> float | None:
+    """Return the moment until which a job that is under way is put off; None: it is not."""
+    if job.lease_owner is not None or is_due(job.not_before, time.time()):
+        return None
+    return float(job.not_before)

@@ -41,6 +41,7 @@ from mrisr_node.jobs.pipeline import outcome, run_stage
 from mrisr_node.jobs.progress import ProgressWriter
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import retry
+from mrisr_node.jobs.runs import begin_run, seconds_of_run
 from mrisr_node.jobs.stages import (
     LEASE_SECONDS,
     SENDING,
@@ -61,7 +62,6 @@ from mrisr_node.records import (
     Failure,
     Job,
     Series,
-    StageRun,
     State,
     StateError,
     Transition,
@@ -189,9 +189,10 @@ class Worker:
             self._require_mine(job)
             if State(series.state) is not state_of(stage):
                 series.move(state_of(stage))
-            run = StageRun.create(
-                job=job, stage=stage.value, started_at=time.time(), voxels=job.voxels
-            )
+            else:
+                # Why it had to wait is no news any more.
+                Series.update(reason="").where(Series.id == series.id).execute()
+            run = begin_run(job, stage)
         if job.attempts >= self._allowed(stage):
             raise StageError(
                 f"died {counted(job.attempts, 'time')} (killed, out of memory, or hanging for"
@@ -224,7 +225,7 @@ class Worker:
             kind = DISK_FULL if full else type(error).__name__
             Failure.create(series=job.series_id, stage=stage.value, kind=kind)
             raise
-        run.seconds, run.finished = time.monotonic() - started, True
+        run.seconds, run.finished = seconds_of_run(run, time.monotonic() - started), True
         run.peak_bytes = own_peak() if measured else None
         job.outcome = json.dumps(known)
         if stage is Stage.WRITE:
@@ -316,8 +317,8 @@ class Worker:
                 Series.update(reason=f"{reason}; next try in {delay:.0f} s").where(
                     Series.id == job.series_id
                 ).execute()
+            self._release(job)
         _log.warning("job %d: %s; next try in %.0f s", job.id, reason, delay)
-        self._release(job)
 
     def _end(self, job: Job, state: State, reason: str) -> bool:
         """Write down how a job ended; return whether it was still ours to end."""

@@ -299,7 +299,7 @@ def _display(console: Console) -> Iterator[Any]:
 def _in_words(view: dict[str, Any]) -> str:
     """Return the time left with its spread, or the reason for which there is none."""
     left = view.get("time_left")
-    if not left:
+    if not left or view.get("next_try_at"):
         return f" ({view['reason']})" if view.get("reason") else ""
     if left["seconds"] is None:
         return " (time left unknown: some stage has never run here)"

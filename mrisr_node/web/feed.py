@@ -163,6 +163,7 @@ def _stands(one: Standing) -> Event:
         {
             "series": one.series,
             "state": one.state,
+            "reason": one.reason,
             "instances": one.instances,
             "expected_instances": one.expected_instances,
             "job": one.job,
@@ -171,6 +172,7 @@ def _stands(one: Standing) -> Event:
             "progress": one.progress,
             "overall": overall(one.recipe, one.stage, one.progress),
             "waiting_for": one.waiting_for,
+            "next_try_at": one.next_try_at,
             "time_left": rounded,
         },
     )

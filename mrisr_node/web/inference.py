@@ -18,7 +18,7 @@ from mrisr_node.choices import SeriesRecipe
 from mrisr_node.errors import CheckpointError, OutOfRange
 from mrisr_node.jobs.given_files import Wish, files_of_job, give, wake
 from mrisr_node.jobs.stages import Queue
-from mrisr_node.jobs.turns import waits_for
+from mrisr_node.jobs.turns import next_try, waits_for
 from mrisr_node.people.roles import Permission
 from mrisr_node.records import ACTIVE, Batch, Job, NiftiSeries, Series, State, StoredFile
 from mrisr_node.settings import Settings
@@ -96,6 +96,9 @@ class InferenceView(BaseModel):
     stage: str | None
     waiting_for: Queue | None = Field(
         description="whose worker has to have time for it, before the stage begins or goes on"
+    )
+    next_try_at: float | None = Field(
+        description="until when it is put off, seconds since 1970 (UTC); null where it is not"
     )
     progress: float = Field(description="part of the current stage that is done, 0 to 1")
     files: list[FileView] = Field(description="thin slices, maps, brain, pictures, and a sidecar")
@@ -352,6 +355,7 @@ def _view(settings: Settings, row: NiftiSeries) -> InferenceView:
         reason=series.reason,
         stage=job.stage or None,
         waiting_for=waits_for(job, State(series.state)),
+        next_try_at=next_try(job) if State(series.state) in ACTIVE else None,
         progress=job.progress,
         files=[file_view(settings, file) for file in files],
         zip_url=f"/api/inference/{series.id}/zip" if files else None,

@@ -69,6 +69,9 @@ class PairsView(BaseModel):
     waiting_for: Queue | None = Field(
         description="whose worker has to have time for it; null while one works on it"
     )
+    next_try_at: float | None = Field(
+        description="until when it is put off, seconds since 1970 (UTC); null where it is not"
+    )
     time_left: TimeLeft | None
     created_at: float = Field(description="seconds since 1970")
     job: int | None = Field(description="as in /api/jobs; null once it is deleted")
@@ -170,6 +173,7 @@ def _view(settings: Settings, row: PairsSeries) -> PairsView:
         reason=now.reason,
         progress=1.0 if done else now.progress,
         waiting_for=now.waiting_for,
+        next_try_at=now.next_try_at,
         time_left=time_left(now.time_left),
         created_at=job.created_at,
         job=now.job,

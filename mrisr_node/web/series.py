@@ -89,6 +89,10 @@ class SeriesView(BaseModel):
         description="whose worker has to have time for it, before the stage begins or goes on; null"
         " while one works on it, and where it waits for its next try"
     )
+    next_try_at: float | None = Field(
+        description="until when it is put off, as the PACS is down or has not answered yet, or a"
+        " stage failed, seconds since 1970 (UTC); null where it is not"
+    )
     time_left: TimeLeft | None
     result_series_uid: str | None
     dead_letter: bool = Field(
@@ -279,6 +283,7 @@ def _view(settings: Settings, row: SeriesOverview, name: str) -> SeriesView:
         progress=row.progress,
         overall=1.0 if done else overall(row.recipe, row.stage, row.progress),
         waiting_for=row.waiting_for,
+        next_try_at=row.next_try_at,
         time_left=time_left(row.time_left),
         result_series_uid=row.result_series_uid,
         dead_letter=row.dead_letter,

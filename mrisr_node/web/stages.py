@@ -26,14 +26,17 @@ STAGE_NAMES = {
 
 
 class TimeLeft(BaseModel):
-    """Seconds until the job is done, once it is its turn; null where nobody knows yet."""
+    """Seconds until the job is done, once it is its turn; null where nobody knows.
+
+    So it is while some stage to come has never run here, and while the job waits for its next try.
+    """
 
     seconds: float | None
     low: float | None = Field(description="eight of ten jobs should take between this and `high`")
     high: float | None
     runs: int = Field(
         description="how often this node has run the stage, of those to come, that it ran least"
-        " often; 0: the time is not known"
+        " often; 0: the time is not known yet"
     )
 
 

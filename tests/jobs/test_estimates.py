@@ -6,8 +6,10 @@ import time
 import pytest
 
 from mrisr_node import records
+from mrisr_node.choices import Recipe
 from mrisr_node.jobs.estimates import COVERAGE, Estimator
 from mrisr_node.jobs.overview import find
+from mrisr_node.jobs.runs import begin_run, seconds_of_run
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.records import Job, Series, StageRun, State, open_records
 
@@ -93,3 +95,51 @@ def test_the_part_that_is_done_counts(job):
     assert left(job).seconds == pytest.approx(5, abs=1)
     StageRun.update(started_at=0).where(StageRun.id == run.id).execute()
     assert left(job).seconds == pytest.approx(0.5)
+
+
+def test_of_a_job_that_is_put_off_nobody_knows(job, monkeypatch):
+    """A PACS that is down: no time shorter than the wait is ever told."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    ran(job, 1, 1000)
+    Job.update(stage=Stage.STORE.value, not_before=now + 3600).execute()
+    row = find(job.series_id)
+    assert (row.next_try_at, row.waiting_for) == (now + 3600, None)
+    assert (row.time_left.seconds, row.time_left.low, row.time_left.high) == (None, None, None)
+    assert row.time_left.runs == 1
+    now += 3600
+    row = find(job.series_id)
+    assert (row.next_try_at, row.waiting_for) == (None, "delivery")
+    assert row.time_left.seconds == pytest.approx(3)
+
+
+def test_a_promise_takes_as_long_as_the_pacs_takes(job, monkeypatch):
+    """Not as long as the last of several looks for it."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    ran(job, 100, 1000)
+    Job.update(stage=Stage.COMMIT.value).execute()
+    run = begin_run(job, Stage.COMMIT)
+    now += 60
+    # It looks again, then waits for its turn to look again.
+    Job.update(lease_owner="somebody").execute()
+    assert begin_run(job, Stage.COMMIT) == run
+    assert left(Job.get()).seconds == pytest.approx(40)
+    Job.update(lease_owner=None).execute()
+    assert left(Job.get()).seconds == pytest.approx(40)
+    now += 60
+    run = begin_run(job, Stage.COMMIT)
+    assert seconds_of_run(run, 0.1) == pytest.approx(120)
+    # What was not kept is stored, and asked for, anew.
+    begin_run(job, Stage.STORE)
+    assert begin_run(job, Stage.COMMIT) != run
+
+
+def test_the_rest_of_a_set_of_pairs_is_no_history_of_a_whole_one(job):
+    job.recipe = Recipe.PAIRS.value
+    StageRun.create(job=job, stage="pairs", started_at=0, voxels=1000)  # its worker died
+    ran(job, 5, 1000, [Stage.PAIRS])
+    assert (left(job).seconds, left(job).runs) == (None, 0)
+    other = Job.create(series=job.series, recipe=job.recipe, voxels=1000)
+    ran(other, 60, 1000, [Stage.PAIRS])
+    assert (left(job).seconds, left(job).runs) == (pytest.approx(60), 1)

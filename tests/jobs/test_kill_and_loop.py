@@ -10,7 +10,7 @@ import pytest
 
 from mrisr_node.choices import Recipe
 from mrisr_node.jobs.history import result_series_of
-from mrisr_node.jobs.stages import Queue, stages_of
+from mrisr_node.jobs.stages import Queue, Stage, stages_of
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Job, Series, StageRun, State, Transition, open_records
 from mrisr_node.results.delivery import Pacs
@@ -101,7 +101,8 @@ def test_killed_in_every_stage_and_sent_back_by_the_pacs(
     for stage in stages:
         runs = list(StageRun.select().where(StageRun.job == job, StageRun.stage == stage.value))
         assert sum(run.finished for run in runs) == 1
-        assert len(runs) >= 2
+        # A promise that is waited for is one run.
+        assert len(runs) >= 2 or stage is Stage.COMMIT
     done = Transition.select().where(Transition.target == State.DONE.value)
     assert done.count() == 1
 

@@ -17,7 +17,7 @@ from pydicom import dcmread
 
 from mrisr_node.choices import Delivery
 from mrisr_node.durable import is_disk_full
-from mrisr_node.errors import DeliveryError, SeriesError
+from mrisr_node.errors import DeliveryError, NotYet, SeriesError
 from mrisr_node.intake.assembly import Assembly
 from mrisr_node.jobs import pipeline
 from mrisr_node.jobs.overview import find
@@ -80,6 +80,51 @@ def test_an_unexpected_error_is_tried_again_and_then_ends_visibly(settings, job,
         worker.advance(Queue.CPU, job.id)
         Job.update(not_before=0).execute()
     assert "RuntimeError: out of tea (tried 2 times)" in _series(job).reason
+
+
+def test_why_a_stage_had_to_wait_is_told_until_it_begins_again(settings, job, monkeypatch):
+    told = []
+
+    def stumble_once(_):
+        told.append(_series(job).reason)
+        if len(told) == 1:
+            raise RuntimeError("out of tea")
+        raise SeriesError("the slices are of cheese")
+
+    _only(monkeypatch, Stage.CONVERT, stumble_once)
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert "convert: RuntimeError: out of tea; next try in" in _series(job).reason
+    assert Job.get().lease_owner is None
+    Job.update(not_before=0).execute()
+    Worker(settings).advance(Queue.CPU, job.id)
+    assert told == ["", ""]
+
+
+def test_the_promise_of_the_pacs_is_one_run_from_when_it_was_asked_on(settings, job, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    answers = [NotYet("no answer", 5.0), NotYet("no answer", 300.0)]
+
+    def commit(_):
+        if answers:
+            raise answers.pop(0)
+
+    for stage in (Stage.STORE, Stage.CONFIRM):
+        _only(monkeypatch, stage, lambda _: None)
+    _only(monkeypatch, Stage.COMMIT, commit)
+    Job.update(stage=Stage.STORE.value).execute()
+    for state in (State.PREPARING, State.RESOLVING, State.DELIVERING):
+        _series(job).move(state)
+    waits = []
+    for wait in (5, 300, 0):
+        Worker(settings).advance(Queue.DELIVERY, job.id)
+        waits.append(find(job.series_id).next_try_at)
+        now += wait
+    assert waits == [pytest.approx(now - 300), pytest.approx(now), None]
+    assert _series(job).state == State.DONE
+    [run] = StageRun.select().where(StageRun.stage == Stage.COMMIT.value)
+    assert (run.finished, run.seconds) == (True, pytest.approx(305))
+    assert StageRun.select().count() == 3
 
 
 def test_a_full_disk_is_waited_for_as_patiently_as_a_pacs(settings, job, monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from web_samples import as_file, make_study
 
 from mrisr_node import records
 from mrisr_node.choices import ResultKind
+from mrisr_node.cli.remote import Server
 from mrisr_node.people.tokens import create_token
 from mrisr_node.records import ApiToken, Instance, Job, Series, StageRun, State
 from mrisr_node.results.delivery import Pacs
@@ -201,3 +203,38 @@ def test_resolve_of_what_is_no_mr_says_so_at_once(door, folder, tmp_path):
     [one] = json.loads(done.stdout)
     assert (one["state"], one["reason"]) == ("skipped", reason)
     assert not (tmp_path / "out").exists()
+
+
+def test_resolve_waits_as_long_as_images_arrive(door, monkeypatch):
+    """The PACS's part is played here: it forwards one series after another, slowly."""
+    monkeypatch.setenv("MRISR_TOKEN", door.token)
+    sent = {"1.1": 3, "1.2": 3, "1.3": 2}
+    images = [(uid, number) for uid in sent for number in range(sent[uid])][:-1]
+    now, slept = 0.0, 0
+
+    def sleep(seconds: float) -> None:
+        """Forward an image every minute and a half, and none of the last one's two."""
+        nonlocal now, slept
+        now, slept = now + seconds, slept + 1
+        if slept % 45 or not images:
+            return
+        uid, number = images.pop(0)
+        series, _ = Series.get_or_create(series_instance_uid=uid, study_instance_uid="1")
+        Instance.create(series=series, sop_instance_uid=f"{uid}.{number}", size=1,
+                        path=f"{uid}.{number}", sha256="")  # fmt: skip
+        if number + 1 == sent[uid]:
+            series.move(State.COMPLETE)
+            series.move(State.SKIPPED, "a localizer")
+
+    told: list[str] = []
+    with closing(Server(door.url)) as server:
+        ended = server.wait(
+            sent, lambda row: told.append(row["series_instance_uid"]), lambda: now, sleep
+        )
+    assert {uid: one.state for uid, one in ended.items()} == {
+        "1.1": "skipped", "1.2": "skipped", "1.3": "failed",
+    }  # fmt: skip
+    assert ended["1.3"].reason.startswith("1 of 2 images reached the node from its PACS")
+    assert set(told) == {"1.1", "1.2"}
+    # Seven images a minute and a half apart, and three minutes of nothing.
+    assert now == pytest.approx(7 * 90 + 180, abs=5)

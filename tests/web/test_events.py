@@ -137,6 +137,13 @@ def test_how_far_it_is_is_told_in_between(door):
         # Handed on to another worker, which has no time yet.
         Job.update(stage="superresolve", progress=0.0, lease_owner=None).execute()
         waits = stream.next("progress")["data"]
+        at = time.time() + 1000
+        Series.update(reason="the PACS is down").where(Series.id == series.id).execute()
+        Job.update(not_before=at).execute()
+        while (put_off := stream.next("progress")["data"])["next_try_at"] is None:
+            assert put_off["waiting_for"] == "gpu"
+    assert (put_off["next_try_at"], put_off["waiting_for"]) == (at, None)
+    assert put_off["reason"] == "the PACS is down"
     assert (told["waiting_for"], waits["waiting_for"]) == (None, "gpu")
     assert (told["stage_name"], told["progress"]) == ("Finding the brain", 0.5)
     assert told["overall"] == pytest.approx(1.5 / 8)

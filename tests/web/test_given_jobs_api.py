@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from given_samples import end, given, given_for_pairs, stored
 from web_door import served
@@ -35,6 +37,16 @@ def test_what_is_done_without_the_pacs_is_done(tool, door, make):
     listed = tool.get("/api/jobs", params={"state": "done"}).json()
     assert [one["id"] for one in listed["items"]] == [job.id]
     assert tool.get("/api/jobs", params={"state": "superseded"}).json()["total"] == 0
+
+
+@pytest.mark.parametrize(("make", "path"), [(given, "inference"), (given_for_pairs, "pairs")])
+def test_what_is_put_off_says_until_when(tool, door, make, path):
+    job = make(door.settings)
+    assert tool.get(f"/api/{path}/{job.series_id}").json()["next_try_at"] is None
+    at = time.time() + 1800
+    Job.update(not_before=at).execute()
+    row = tool.get(f"/api/{path}/{job.series_id}").json()
+    assert (row["next_try_at"], row["waiting_for"]) == (at, None)
 
 
 @pytest.mark.parametrize("make", [given, given_for_pairs])

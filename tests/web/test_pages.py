@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +85,34 @@ def test_a_series_is_followed_without_a_reload(page):
     compare = row.get_by_role("link", name="Compare original and result of T1 axial")
     expect(compare).to_have_attribute("href", comparison_path("1.2.3", "1.1", "1.9"))
     assert page.evaluate("window.sameDocument")
+
+
+def test_a_series_that_is_put_off_says_until_when_and_no_time_left(page):
+    series = add("1.2", State.DELIVERING, stage=Stage.STORE.value, lease_owner="somebody")
+    for stage in Stage:
+        StageRun.create(job=Job.get(), stage=stage.value, started_at=1, seconds=2, finished=True)
+    row = page.get_by_role("row", name="T1 axial")
+    expect(row).to_contain_text("about 6 s left")
+    at = int(time.time()) + 1800
+    there = "new Date({} * 1000).toLocaleTimeString()"
+    Series.update(reason="STOW-RS failed: ConnectionError; next try in 1800 s").execute()
+    Job.update(lease_owner=None, not_before=at).execute()
+    expect(row).to_contain_text(f"next try at {page.evaluate(there.format(at))}")
+    expect(row).to_contain_text("STOW-RS failed: ConnectionError")
+    expect(row).not_to_contain_text(re.compile(" left|once it is its turn"))
+    # It begins again: why it waited is no news any more.
+    Series.update(reason="").execute()
+    Job.update(lease_owner="somebody").execute()
+    expect(row).to_contain_text("about 6 s left")
+    expect(row).not_to_contain_text("next try")
+    Job.update(lease_owner=None).execute()
+    page.goto(f"{page.url}series/{series.id}")
+    expect(page.locator("#now")).to_contain_text(f"next try at {page.evaluate(there.format(at))}")
+    # A promise of the PACS is waited for in one run, which is not broken off in between.
+    StageRun.create(job=Job.get(), stage=Stage.COMMIT.value, started_at=1)
+    Job.update(stage=Stage.COMMIT.value).execute()
+    run = page.get_by_role("row", name="Waiting for the PACS to promise").last
+    expect(run.get_by_role("cell").last).to_have_text("waiting")
 
 
 def test_a_failed_series_says_why_and_can_be_tried_again(page):

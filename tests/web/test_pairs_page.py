@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,9 @@ def test_pairs_are_asked_for_and_followed(page, scan, tmp_path):
     expect(row).to_contain_text("it is thick")
     page.get_by_role("button", name="Try again: dataset of 1 scan").click()
     expect(row).to_contain_text("Waiting for its turn")
+    Job.update(not_before=time.time() + 1800).execute()
+    expect(row).to_contain_text("next try at")
+    expect(row).not_to_contain_text("Waiting for its turn")
     page.get_by_role("button", name="Cancel: dataset of 1 scan").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     expect(row).to_contain_text("cancelled by admin")

@@ -121,6 +121,25 @@ def test_it_says_what_a_job_waits_for(tool, state, job, waiting_for):
     assert tool.get(f"/api/series/{series.id}").json()["waiting_for"] == waiting_for
 
 
+def test_it_says_when_a_job_is_tried_again_and_gives_no_shorter_time(tool):
+    series = add(generate_uid(), State.DELIVERING, stage=Stage.STORE.value)
+    [job] = series.jobs
+    for stage in Stage:
+        StageRun.create(job=job, stage=stage.value, started_at=1.0, seconds=2.0, finished=True)
+    at = time.time() + 1800
+    Job.update(not_before=at).where(Job.id == job.id).execute()
+    row = tool.get(f"/api/series/{series.id}").json()
+    assert (row["next_try_at"], row["waiting_for"]) == (at, None)
+    assert [row["time_left"][name] for name in ("seconds", "low", "high")] == [None] * 3
+    of_job = tool.get(f"/api/jobs/{job.id}").json()
+    assert (of_job["next_try_at"], of_job["time_left"]) == (at, row["time_left"])
+    Job.update(not_before=time.time() - 1).where(Job.id == job.id).execute()
+    row = tool.get(f"/api/series/{series.id}").json()
+    assert (row["next_try_at"], row["waiting_for"]) == (None, "delivery")
+    assert row["time_left"]["seconds"] is not None
+    assert tool.get(f"/api/jobs/{job.id}").json()["next_try_at"] is None
+
+
 def test_the_comparison_is_linked_once_the_result_is_in_the_pacs(tool, door):
     early = add("3.1", State.DELIVERING, stage=Stage.STORE.value, result_series_uid="3.2")
     done = add(

@@ -29,7 +29,9 @@ async function look() {
 }
 
 function progress(standing) {
-  if (!series || series.state !== standing.state || series.stage !== standing.stage) return false;
+  // A next try is another line of what ran, too.
+  const same = ['state', 'stage', 'next_try_at'].every(name => series?.[name] === standing[name]);
+  if (!same) return false;
   fill({ ...series, ...standing, job: standing.job ?? series.job });
   return true;
 }
@@ -108,7 +110,10 @@ function list(jobs, deletedAt) {
 }
 
 function ending(job, stage) {
-  return job.state === 'running' && stage === job.stages.at(-1) ? 'running' : 'broken off';
+  if (stage !== job.stages.at(-1)) return 'broken off';
+  // The PACS is waited for by nobody in particular.
+  if (job.state === 'waiting' && stage.stage === 'commit') return 'waiting';
+  return job.state === 'running' ? 'running' : 'broken off';
 }
 
 function row(head, ...cells) {

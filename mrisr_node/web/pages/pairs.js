@@ -1,6 +1,6 @@
 // Asks for pairs of uploaded scans, and shows how far they are.
 
-import { actions, ACTIVE, ask, bytes, left, stateName, text, time, WAITING } from '/pages/words.js';
+import { actions, ACTIVE, ask, bytes, goesOn, stateName, text, time, WAITING } from '/pages/words.js';
 
 const EVERY_MS = 2000;
 
@@ -94,7 +94,7 @@ function draw(items) {
     bar.value = one.progress;
     bar.setAttribute('aria-label', `Progress of the dataset of ${scans}`);
     text(part('stage'), one.waiting_for ? WAITING : '');
-    text(part('left'), active ? left(one.time_left, Boolean(one.waiting_for)) : '');
+    text(part('left'), active ? goesOn(one) : '');
     actions(part('actions'), { ...one, description: `dataset of ${scans}` }, said);
     part('files').replaceChildren(...one.files.map(file => Object.assign(
       document.createElement('a'), { href: file.url, textContent: file.name, download: file.name })));

@@ -2,7 +2,7 @@
 
 import { Transfer } from '/pages/tus.js';
 import {
-  ACTIVE, ask as askNode, bytes, duration, may, stateName, sure, text, WAITING,
+  ACTIVE, ask as askNode, bytes, duration, may, nextTry, stateName, sure, text, WAITING,
 } from '/pages/words.js';
 
 const EVERY_MS = 2000;
@@ -185,7 +185,8 @@ function drawJob(job) {
   state.className = 'state';
   state.dataset.state = job.state;
   state.textContent = stateName(job.state);
-  item.append(anchor(`/series/${job.id}`, `Series ${job.id}`), ' ', state, ` ${job.waiting_for ? `${WAITING}.` : job.reason} `);
+  const why = job.waiting_for ? `${WAITING}.` : [job.reason, nextTry(job)].filter(Boolean).join(', ');
+  item.append(anchor(`/series/${job.id}`, `Series ${job.id}`), ' ', state, ` ${why} `);
   for (const [name, url] of [['All files', job.zip_url], ['Compare', job.viewer_url]]) {
     if (!url) continue;
     const { pathname, search } = new URL(url, location.href);

@@ -111,9 +111,20 @@ export function images(count) {
 
 export const WAITING = 'Waiting for its turn';
 
-export function left(estimate, waits) {
+export function nextTry(row) {
+  return row.next_try_at ? `next try at ${new Date(row.next_try_at * 1000).toLocaleTimeString()}` : '';
+}
+
+// Until it is tried again nobody knows how long the rest takes.
+export function goesOn(row) {
+  return nextTry(row) || left(row.time_left, Boolean(row.waiting_for));
+}
+
+function left(estimate, waits) {
   if (!estimate) return '';
-  if (estimate.seconds === null) return 'time left unknown: this node has no history yet';
+  if (estimate.seconds === null) {
+    return estimate.runs ? 'time left unknown' : 'time left unknown: this node has no history yet';
+  }
   const when = waits ? 'once it is its turn' : 'left';
   const spread = `${duration(estimate.low)} to ${duration(estimate.high)}`;
   return `about ${duration(estimate.seconds)} ${when} (${spread})`;
@@ -142,14 +153,14 @@ export function progressOf(row, series) {
   const active = ACTIVE.includes(series.state);
   const stopped = ['failed', 'cancelled'].includes(series.state) && series.stage_name
     ? `Stopped at: ${series.stage_name}` : '';
-  const waits = Boolean(series.waiting_for);
-  const now = [waits || !series.stage_name ? WAITING : '', series.stage_name].filter(Boolean).join(': ');
+  const waits = series.waiting_for || !series.stage_name;
+  const now = [waits ? WAITING : '', series.stage_name].filter(Boolean).join(': ');
   text(row.querySelector('.stage'), active ? now : stopped);
   const bar = row.querySelector('progress');
   bar.hidden = !active;
   bar.value = series.overall;
   bar.setAttribute('aria-label', `Progress of ${series.description || 'no description'}`);
-  text(row.querySelector('.left'), active ? left(series.time_left, waits) : '');
+  text(row.querySelector('.left'), active ? goesOn(series) : '');
 }
 
 export function link(anchor, url, label) {
