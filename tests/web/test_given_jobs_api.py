@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from given_samples import end, given, given_for_pairs, stored
 from web_door import served
 
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import recover
+from mrisr_node.jobs.stages import Queue
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
@@ -146,3 +151,26 @@ def test_the_name_of_a_file_is_its_owners(tool, door):
                 assert told[study.series_id] == ("nifti", plain)
                 assert told[pairs.series_id] == ("pairs", "pairs of 1 scan")
     assert "head" not in tool.get(f"/api/series/{mine.series_id}/transitions").text
+
+
+@pytest.mark.parametrize(
+    ("path", "queue"), [("/api/inference", Queue.CPU), ("/api/pairs", Queue.PAIRS)]
+)
+def test_what_cannot_be_queued_is_made_once_all_the_same(tool, door, path, queue):
+    file = stored(door.settings).key
+    asked = {"file": file, "contrast": "T1w", "thickness_mm": 5.0}
+    if path == "/api/pairs":
+        asked = {"files": [file], "contrast": "T1w"}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    queues = door.settings.queue_path
+    queues.unlink(missing_ok=True)
+    queues.write_bytes(b"no database" * 1000)
+    first = tool.post(path, json=asked, headers=key)
+    assert first.status_code == 202, first.text
+    again = tool.post(path, json=asked, headers=key)
+    assert (again.status_code, again.content) == (202, first.content)
+    [job] = Job.select()
+    queues.unlink()
+    recovered = Queues(door.settings)
+    assert recover(recovered) == 1
+    assert recovered.waiting(queue) == {job.id}
