@@ -171,16 +171,24 @@ def _resource(request: Request) -> str:
 
 async def _search(settings: Settings, request: Request, resource: str) -> Response:
     pairs, accept = _asked(request)
-    forms = representations(accept, _DOCUMENTS)
-    query, more = search_query(pairs, resource.rpartition("/")[2]), {}
+    form = representations(accept, _DOCUMENTS)[0]
+    query, more = search_query(pairs, resource.rpartition("/")[2]), _type_of(form)
     if warnings := warnings_of(pairs):
-        more["Warning"] = warnings
+        more["warning"] = warnings
     if any(name == "limit" and int(value) == 0 for name, value in pairs):
-        return Response("[]", media_type=_DOCUMENTS[0].media_type, headers=more)
+        # To Orthanc that is no limit. What it finds nothing for, it answers in these words.
+        none = b"--none--\r\n" if form.multipart else b"[]"
+        more.setdefault("content-type", f'{form.accept}; boundary="none"')
+        return Response(none, headers=more | {"vary": "Accept"})
     # XML is asked for without its parts here, and with them in metadata.
-    headers = {"Accept": forms[0].media_type}
+    headers = {"Accept": form.media_type}
     answer = await ask_pacs(settings, request, resource, headers, query=query)
     return await answer_with_document(request, answer, **more)
+
+
+def _type_of(form: Representation) -> dict[str, str]:
+    # Orthanc knows one name of JSON; of XML it chooses the boundary.
+    return {} if form.multipart else {"content-type": form.media_type}
 
 
 async def _retrieve(settings: Settings, request: Request, resource: str) -> Response:
@@ -190,7 +198,7 @@ async def _retrieve(settings: Settings, request: Request, resource: str) -> Resp
         case "metadata":
             form = representations(accept, _DOCUMENTS)[0]
             answer = await ask_pacs(settings, request, resource, {"Accept": form.accept})
-            return await answer_with_document(request, answer)
+            return await answer_with_document(request, answer, **_type_of(form))
         case "rendered" | "thumbnail" as kind:
             query = rendered_query(pairs, thumbnail=kind == "thumbnail")
             forms = representations(accept, _IMAGES)

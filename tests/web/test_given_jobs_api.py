@@ -64,6 +64,14 @@ def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
     assert tool.get(f"/api/files/{given_file.key}").status_code == 200
 
 
+def test_a_range_is_of_get_alone(tool, door):
+    path = f"/api/files/{stored(door.settings).key}"
+    for wanted, status in (("bytes=1-2", 206), ("bytes=9-", 416)):
+        assert tool.get(path, headers={"Range": wanted}).status_code == status
+        head = tool.head(path, headers={"Range": wanted})
+        assert (head.status_code, head.headers["content-length"]) == (200, "5")
+
+
 def test_a_job_whose_result_goes_to_the_pacs_stays_until_it_is_there(tool, door):
     job = given(door.settings, {"PatientID": "A-1"})
     end(door.settings, job)
