@@ -179,10 +179,17 @@ def with_given_files(workspace: Workspace, series: Series) -> Workspace:
     """Return a workspace with the files that a series is; as it was for a series of DICOM."""
     if series.format == "pairs":
         scans = PairsSeries.get(PairsSeries.series == series)
+        keys = json.loads(scans.files)
+        rows = StoredFile.select(StoredFile.key, StoredFile.name).where(StoredFile.key.in_(keys))
+        names = dict(rows.tuples())
         return replace(
             workspace,
-            sources=tuple(workspace.settings.files_dir / key for key in json.loads(scans.files)),
-            pairs=PairsInput(json.loads(scans.options), scans.licence),
+            sources=tuple(workspace.settings.files_dir / key for key in keys),
+            pairs=PairsInput(
+                options=json.loads(scans.options),
+                licence=scans.licence,
+                names=tuple(names.get(key, "") for key in keys),
+            ),
         )
     row = _row_of(series.id)
     if row is None:

@@ -12,6 +12,7 @@ from mrisr_node.jobs.workspace import PairsInput, Workspace
 from mrisr_node.jobs.writing import replaced
 from mrisr_node.pairs.options import PairOptions
 from mrisr_node.pairs.run import Outcome, make_pairs
+from mrisr_node.pairs.scans import subject_in
 from mrisr_node.pairs.standing import Standing
 
 __all__ = ["make_dataset"]
@@ -34,15 +35,20 @@ def make_dataset(workspace: Workspace, wanted: PairsInput) -> None:
     StageError
         There are no pairs of any of them.
     """
-    # Their names say of what kind they are, and nothing else.
+    # Their names say of what kind they are and which of them are one subject's, and nothing else.
     scans = workspace.folder / "scans"
     shutil.rmtree(scans, ignore_errors=True)
     scans.mkdir()
     links = []
-    for number, source in enumerate(workspace.sources, start=1):
+    subjects: dict[str, int] = {}
+    for number, (source, name) in enumerate(
+        zip(workspace.sources, wanted.names, strict=True), start=1
+    ):
         with source.open("rb") as file:
             packed = file.read(2) == _GZIP
-        link = scans / f"scan-{number:03d}{'.nii.gz' if packed else '.nii'}"
+        label = subject_in(name)
+        whose = f"sub-{subjects.setdefault(label, len(subjects) + 1)}_" if label else ""
+        link = scans / f"{whose}scan-{number:03d}{'.nii.gz' if packed else '.nii'}"
         os.link(source, link)
         links.append(link)
 
@@ -70,7 +76,7 @@ def make_dataset(workspace: Workspace, wanted: PairsInput) -> None:
 
 
 def _number(outcome: Outcome) -> int:
-    return int(outcome.source.name.partition(".")[0].removeprefix("scan-"))
+    return int(outcome.source.name.partition(".")[0].rpartition("scan-")[2])
 
 
 def _told(outcome: Outcome) -> str:
