@@ -180,8 +180,7 @@ def with_given_files(workspace: Workspace, series: Series) -> Workspace:
     if series.format == "pairs":
         scans = PairsSeries.get(PairsSeries.series == series)
         keys = json.loads(scans.files)
-        rows = StoredFile.select(StoredFile.key, StoredFile.name).where(StoredFile.key.in_(keys))
-        names = dict(rows.tuples())
+        names = {row.key: row.name for row in StoredFile.select().where(StoredFile.key.in_(keys))}
         return replace(
             workspace,
             sources=tuple(workspace.settings.files_dir / key for key in keys),

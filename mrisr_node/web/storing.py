@@ -112,11 +112,14 @@ class _Outcome:
         failures = self.failed or self.others
         status = 200 if not failures else 202 if self.stored else 409
         sequences = {"00081198": self.failed, "00081199": self.stored, "0008119A": self.others}
-        document = {tag: {"vr": "SQ", "Value": v} for tag, v in sequences.items() if v}
+        document: dict[str, dict[str, Any]] = {
+            tag: {"vr": "SQ", "Value": v} for tag, v in sequences.items() if v
+        }
         # Retrieve URL is of type 2 and has one value: of several studies it is empty.
         studies = {study for _, study in self.subjects}
-        value = {"Value": [self._study(*studies)]} if len(studies) == 1 else {}
-        document["00081190"] = {"vr": "UR"} | value
+        document["00081190"] = {"vr": "UR"}
+        if len(studies) == 1:
+            document["00081190"]["Value"] = [self._study(*studies)]
         return JSONResponse(document, status, media_type="application/dicom+json")
 
     def _study(self, study_instance_uid: str) -> str:
