@@ -8,9 +8,12 @@ import pytest
 from given_samples import end, given, given_for_pairs, stored
 from web_door import served
 
+from mrisr_node.choices import Recipe
+from mrisr_node.jobs.given_files import with_given_files
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.recovery import recover
 from mrisr_node.jobs.stages import Queue
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
@@ -62,6 +65,17 @@ def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
     assert (row["state"], row["reason"].startswith(gone)) == (state, state is State.DONE)
     # What was uploaded is deleted by itself.
     assert tool.get(f"/api/files/{given_file.key}").status_code == 200
+
+
+def test_scans_keep_the_names_that_they_were_uploaded_with(tool, door, tmp_path):
+    names = ["sub-Doe_T1w.nii.gz", "a.nii", "sub-Doe_T2w.nii.gz"]
+    keys = [stored(door.settings, name=name).key for name in names]
+    asked = {"files": [keys[2], keys[0], keys[1]], "contrast": "T1w"}
+    series = Series.get_by_id(tool.post("/api/pairs", json=asked).json()["id"])
+    workspace = Workspace(tmp_path, (), door.settings, Recipe.PAIRS)
+    given_scans = with_given_files(workspace, series)
+    assert [path.name for path in given_scans.sources] == asked["files"]
+    assert given_scans.pairs.names == (names[2], names[0], names[1])
 
 
 def test_a_range_is_of_get_alone(tool, door):
