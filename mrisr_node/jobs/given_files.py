@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -24,6 +26,7 @@ from mrisr_node.durable import sync
 from mrisr_node.jobs.queues import Queues
 from mrisr_node.jobs.stages import queue_of, stages_of
 from mrisr_node.jobs.workspace import NiftiInput, PairsInput, Workspace
+from mrisr_node.logs import words_of
 from mrisr_node.pairs.options import PairOptions
 from mrisr_node.records import (
     Batch,
@@ -53,6 +56,9 @@ _TYPES = {
     ".png": "image/png",
     ".zip": "application/zip",
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,15 @@ def give_for_pairs(
 
 
 def wake(settings: Settings, series: list[Series]) -> None:
-    """Tell the workers; what is not told is found by ``recovery``."""
-    queues = Queues(settings)
-    for job in Job.select().where(Job.series.in_(series)):
-        queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+    """Tell the workers, if the queues can be written; ``recovery`` finds what they are not told."""
+    jobs = list(Job.select().where(Job.series.in_(series)))
+    try:
+        queues = Queues(settings)
+        for job in jobs:
+            queues.send(queue_of(stages_of(Recipe(job.recipe))[0]), job.id)
+    except (sqlite3.Error, OSError) as error:
+        # The jobs are there already: whoever asked for them must not think that they are not.
+        _log.warning("the queues cannot be written, recovery will: %s", words_of(error))
 
 
 def _queue(owner: str, wish: Wish, batch: Batch | None) -> Series:
@@ -168,10 +179,16 @@ def with_given_files(workspace: Workspace, series: Series) -> Workspace:
     """Return a workspace with the files that a series is; as it was for a series of DICOM."""
     if series.format == "pairs":
         scans = PairsSeries.get(PairsSeries.series == series)
+        keys = json.loads(scans.files)
+        names = {row.key: row.name for row in StoredFile.select().where(StoredFile.key.in_(keys))}
         return replace(
             workspace,
-            sources=tuple(workspace.settings.files_dir / key for key in json.loads(scans.files)),
-            pairs=PairsInput(json.loads(scans.options), scans.licence),
+            sources=tuple(workspace.settings.files_dir / key for key in keys),
+            pairs=PairsInput(
+                options=json.loads(scans.options),
+                licence=scans.licence,
+                names=tuple(names.get(key, "") for key in keys),
+            ),
         )
     row = _row_of(series.id)
     if row is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 from mrisr_node.durable import sync
 from mrisr_node.errors import StageError
@@ -12,9 +14,10 @@ from mrisr_node.jobs.workspace import PairsInput, Workspace
 from mrisr_node.jobs.writing import replaced
 from mrisr_node.pairs.options import PairOptions
 from mrisr_node.pairs.run import Outcome, make_pairs
+from mrisr_node.pairs.scans import subject_in
 from mrisr_node.pairs.standing import Standing
 
-__all__ = ["make_dataset"]
+__all__ = ["link_scans", "make_dataset"]
 
 _GZIP = b"\x1f\x8b"
 
@@ -34,17 +37,7 @@ def make_dataset(workspace: Workspace, wanted: PairsInput) -> None:
     StageError
         There are no pairs of any of them.
     """
-    # Their names say of what kind they are, and nothing else.
-    scans = workspace.folder / "scans"
-    shutil.rmtree(scans, ignore_errors=True)
-    scans.mkdir()
-    links = []
-    for number, source in enumerate(workspace.sources, start=1):
-        with source.open("rb") as file:
-            packed = file.read(2) == _GZIP
-        link = scans / f"scan-{number:03d}{'.nii.gz' if packed else '.nii'}"
-        os.link(source, link)
-        links.append(link)
+    links = link_scans(workspace.folder / "scans", workspace.sources, wanted.names)
 
     def watch(standing: Standing) -> None:
         workspace.progress(standing.part)
@@ -69,8 +62,32 @@ def make_dataset(workspace: Workspace, wanted: PairsInput) -> None:
     workspace.note("pairs", {"made": len(made), "left_out": left_out})
 
 
+def link_scans(folder: Path, sources: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    """Link scans into a folder of their own.
+
+    Parameters
+    ----------
+    names
+        What their owner calls them. The links' names say of what kind they are, and which of them
+        are one subject's; nothing of these is in them.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    links = []
+    subjects: dict[str, int] = {}
+    for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1):
+        with source.open("rb") as file:
+            packed = file.read(2) == _GZIP
+        label = subject_in(name)
+        whose = f"sub-{subjects.setdefault(label, len(subjects) + 1)}_" if label else ""
+        link = folder / f"{whose}scan-{number:03d}{'.nii.gz' if packed else '.nii'}"
+        os.link(source, link)
+        links.append(link)
+    return links
+
+
 def _number(outcome: Outcome) -> int:
-    return int(outcome.source.name.partition(".")[0].removeprefix("scan-"))
+    return int(outcome.source.name.partition(".")[0].rpartition("scan-")[2])
 
 
 def _told(outcome: Outcome) -> str:

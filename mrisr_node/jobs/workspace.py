@@ -69,10 +69,13 @@ class PairsInput:
         As `pairs.options.PairOptions` gives them.
     licence
         Of the dataset.
+    names
+        Of the sources, as their owner has them: what may tell whose scans they are.
     """
 
     options: Mapping[str, Any]
     licence: str | None
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mrisr_node.volumes.conversion import convert
 from mrisr_node.volumes.folders import find_series
 from mrisr_node.volumes.geometry import Affine, Volume
 
-__all__ = ["COARSEST_MM", "Scan", "find_scans", "read_scan", "sha256_of"]
+__all__ = ["COARSEST_MM", "Scan", "find_scans", "read_scan", "sha256_of", "subject_in"]
 
 COARSEST_MM = 1.5
 """Voxels that are longer along any axis are no high resolution: half the thinnest usual slice."""
@@ -97,12 +97,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def subject_in(name: str) -> str | None:
+    """Return the label of the subject in a file's name that is as in BIDS."""
+    found = _BIDS_SUBJECT.match(name)
+    return found[1] if found else None
+
+
 def _nifti(path: Path, *, named: bool) -> Scan:
-    subject, contrast = _BIDS_SUBJECT.match(path.name), _BIDS_CONTRAST.search(path.name)
+    subject, contrast = subject_in(path.name), _BIDS_CONTRAST.search(path.name)
     return Scan(
         paths=(path,),
         sha256=sha256_of(path),
-        person=f"BIDS {subject[1]}" if subject else None,
+        person=f"BIDS {subject}" if subject else None,
         contrast=contrast[1] if contrast else None,
         named=named,
     )

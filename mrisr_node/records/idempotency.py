@@ -18,11 +18,9 @@ class IdempotencyKey(Record):
     """Of who asked, what they may do, and their key."""
     request = CharField()
     """Digest of what was asked."""
-    process = CharField()
-    """Who works on it; what a process that ended left without an answer may be asked again."""
     at = FloatField(default=time.time, index=True)
     status = IntegerField(null=True)
-    """Null while the first request is under way."""
+    """Null while the first request is under way, and where it ended without an answer."""
     headers = CharField(default="{}")
     """JSON."""
     body = BlobField(default=b"")

@@ -49,6 +49,7 @@ from mrisr_node.web.tus import tus_router
 from mrisr_node.web.uploads import uploads_router
 from mrisr_node.web.upstream import pacs_client
 from mrisr_node.web.users import users_router
+from mrisr_node.web.validators import RangesOfGet
 from mrisr_node.web.viewer import Viewer
 
 __all__ = ["create_app"]
@@ -90,6 +91,7 @@ def create_app(settings: Settings, stopping: Callable[[], bool] = lambda: False)
             Middleware(AuditTrail, settings=settings),
             Middleware(Guard, settings=settings, limits=limits),
             Middleware(Announcements),
+            Middleware(RangesOfGet),
         ],
     )
     install_problem_handlers(app, templates)

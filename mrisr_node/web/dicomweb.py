@@ -8,6 +8,7 @@ a cookie, the client's token) cannot reach Orthanc, and its peculiarities do not
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import httpx
 from fastapi import APIRouter, HTTPException, Request
@@ -27,7 +28,7 @@ from mrisr_node.web.retrieving import (
 )
 from mrisr_node.web.searching import parameters, search_query, warnings_of
 from mrisr_node.web.storing import LARGEST_STORE, store_instances
-from mrisr_node.web.upstream import ROOT, UID_PATTERN, ask_pacs
+from mrisr_node.web.upstream import ROOT, UID_PATTERN, PacsRefusal, ask_pacs
 
 __all__ = ["gateway_router"]
 
@@ -78,6 +79,7 @@ def _matching(*transactions: str) -> re.Pattern[str]:
     )
 
 
+_OBJECTS = re.compile("|".join((_INSTANCE, _SERIES, _STUDY)))
 _SEARCH = _matching("Search (QIDO-RS)")
 _READ = _matching("Search (QIDO-RS)", "Retrieve (WADO-RS)")
 _STORE = _matching("Store (STOW-RS)")
@@ -169,16 +171,24 @@ def _resource(request: Request) -> str:
 
 async def _search(settings: Settings, request: Request, resource: str) -> Response:
     pairs, accept = _asked(request)
-    forms = representations(accept, _DOCUMENTS)
-    query, more = search_query(pairs, resource.rpartition("/")[2]), {}
+    form = representations(accept, _DOCUMENTS)[0]
+    query, more = search_query(pairs, resource.rpartition("/")[2]), _type_of(form)
     if warnings := warnings_of(pairs):
-        more["Warning"] = warnings
+        more["warning"] = warnings
     if any(name == "limit" and int(value) == 0 for name, value in pairs):
-        return Response("[]", media_type=_DOCUMENTS[0].media_type, headers=more)
+        # To Orthanc that is no limit. What it finds nothing for, it answers in these words.
+        none = b"--none--\r\n" if form.multipart else b"[]"
+        more.setdefault("content-type", f'{form.accept}; boundary="none"')
+        return Response(none, headers=more | {"vary": "Accept"})
     # XML is asked for without its parts here, and with them in metadata.
-    headers = {"Accept": forms[0].media_type}
+    headers = {"Accept": form.media_type}
     answer = await ask_pacs(settings, request, resource, headers, query=query)
     return await answer_with_document(request, answer, **more)
+
+
+def _type_of(form: Representation) -> dict[str, str]:
+    # Orthanc knows one name of JSON; of XML it chooses the boundary.
+    return {} if form.multipart else {"content-type": form.media_type}
 
 
 async def _retrieve(settings: Settings, request: Request, resource: str) -> Response:
@@ -188,12 +198,12 @@ async def _retrieve(settings: Settings, request: Request, resource: str) -> Resp
         case "metadata":
             form = representations(accept, _DOCUMENTS)[0]
             answer = await ask_pacs(settings, request, resource, {"Accept": form.accept})
-            return await answer_with_document(request, answer)
+            return await answer_with_document(request, answer, **_type_of(form))
         case "rendered" | "thumbnail" as kind:
             query = rendered_query(pairs, thumbnail=kind == "thumbnail")
-            form = representations(accept, _IMAGES)[0]
+            forms = representations(accept, _IMAGES)
             source = f"{resource.removesuffix(kind)}rendered"
-            answer = await _image(settings, request, source, form, query)
+            _, answer = await _first_that_is_there(settings, request, source, forms, query)
             return await answer_with_document(request, answer)
         case "frames":
             one = "," not in resource
@@ -219,40 +229,48 @@ def _asked(request: Request) -> tuple[list[tuple[str, str]], str]:
     return [(name, value) for name, value in pairs if name != "accept"], accept
 
 
-async def _image(
-    settings: Settings, request: Request, resource: str, form: Representation, query: bytes
-) -> httpx.Response:
-    headers = {"Accept": form.media_type}
-    try:
-        return await ask_pacs(settings, request, resource, headers, query=query)
-    except HTTPException as error:
-        raise _not_to_be_had(error, "nothing of this can be shown as an image") from error
-
-
 async def _first_that_is_there(
-    settings: Settings, request: Request, resource: str, forms: list[Representation]
+    settings: Settings,
+    request: Request,
+    resource: str,
+    forms: list[Representation],
+    query: bytes = b"",
 ) -> tuple[Representation, httpx.Response]:
     """Return the PACS's answer in the form that the client likes most of those the PACS has."""
+    in_doubt = False
     for form in forms:
-        # Orthanc fails on several media ranges, and on what is not in parts.
-        upstream = Representation(form.media_type, True, form.transfer_syntax)
+        # Orthanc fails on several media ranges, and on pixels that are not in parts.
+        upstream = form if form in _IMAGES else replace(form, multipart=True)
+        headers = {"Accept": upstream.accept}
         try:
-            answer = await ask_pacs(settings, request, resource, {"Accept": upstream.accept})
-        except HTTPException as error:
-            refusal = _not_to_be_had(error, "the PACS cannot make any of the forms asked for")
-            if refusal.status_code != 406:
-                raise refusal from error
-        else:
-            return form, answer
-    raise refusal
+            return form, await ask_pacs(settings, request, resource, headers, query=query)
+        except PacsRefusal as error:
+            if error.is_about_range:
+                raise HTTPException(
+                    404, "the instance has no such frame, or none that can be shown"
+                ) from error
+            if not (error.is_about_form or error.may_be_about_form):
+                raise _no_fault_of_the_request(error) from error
+            in_doubt = in_doubt or error.may_be_about_form
+    if in_doubt:
+        await _require_readable(settings, request, resource)
+    raise HTTPException(406, "the PACS cannot make any of the forms asked for")
 
 
-def _not_to_be_had(error: HTTPException, words: str) -> HTTPException:
-    """Return what the PACS's refusal of a well-formed request for pixels means."""
-    if error.status_code == 400 and str(error.detail) == "Parameter out of range":
-        return HTTPException(404, "the instance has no such frame")
-    if error.status_code in (400, 406, 415) or (
-        error.status_code == 502 and "the PACS failed" in str(error.detail)
-    ):
-        return HTTPException(406, words)
-    return error
+async def _require_readable(settings: Settings, request: Request, resource: str) -> None:
+    """Raise what the PACS says where it cannot read the files of what was asked for."""
+    found = _OBJECTS.match(resource)
+    assert found  # noqa: S101 - all that is retrieved is of a study
+    headers = {"Accept": _DOCUMENTS[0].accept}
+    try:
+        answer = await ask_pacs(settings, request, f"{found[0]}/metadata", headers)
+    except PacsRefusal as error:
+        raise _no_fault_of_the_request(error) from error
+    await answer.aclose()
+
+
+def _no_fault_of_the_request(error: PacsRefusal) -> HTTPException:
+    """Return a refusal as the client gets it: what it asked for was well-formed."""
+    if error.status_code in (404, 502):
+        return error
+    return HTTPException(502, "the PACS failed")

@@ -1,23 +1,31 @@
 """Creating something once, though the request for it comes twice (``Idempotency-Key``).
 
 A network that fails before the answer leaves a client that cannot know whether its request did
-anything. With a key it may ask again: the same request gets the first one's answer.
+anything. With a key it may ask again: the same request gets the first one's answer. Where that is
+not known, because the node or its records failed meanwhile, it is told to look: a request whose key
+is known is never carried out again, unless it was refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
 from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from peewee import PeeweeException
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as Refusal
 from starlette.responses import Response
 
 from mrisr_node import records
+from mrisr_node.logs import words_of
 from mrisr_node.records import IdempotencyKey
 from mrisr_node.web.problems import problem
 
@@ -46,8 +54,8 @@ _HEADER = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     409: {
-        "description": "the first request with this Idempotency-Key is still under way, or its"
-        " answer held a secret, which is shown once"
+        "description": "the first request with this Idempotency-Key is still under way, ended"
+        " without an answer, or was answered with a secret, which is shown once"
     },
     422: {"description": "no Idempotency-Key, or one that came before with another request"},
 }
@@ -55,16 +63,19 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 _ASKED_IN = ("content-type", "tus-resumable", "upload-length", "upload-metadata")
 # An answer is written down with these; the others belong to one connection, or to every answer.
 _HEADERS = ("content-type", "location", "retry-after", "tus-resumable", "upload-expires")
-# The front door is one process: what another one has left without an answer, it left for good.
-_process = records.owner_name()
+# By digest: what is claimed and not in here was left without an answer, for the front door is one
+# process. The claim cannot say so: who could not write the answer cannot write that either.
+_under_way: set[str] = set()
+
+_log = logging.getLogger(__name__)
 
 
 class IdempotentRoute(APIRoute):
     """A route whose POST may be sent again with the same ``Idempotency-Key``.
 
-    Given to a router as its ``route_class``. Only what succeeded is remembered: what was refused
-    has changed nothing, and may be asked again with the same key. The body of a request with a key
-    is read into memory; where bodies are large, the route has to be one of another class.
+    Given to a router as its ``route_class``. What was refused has changed nothing, and may be asked
+    again with the same key. The body of a request with a key is read into memory; where bodies are
+    large, the route has to be one of another class.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:  # noqa: ANN401
@@ -97,13 +108,16 @@ class IdempotentRoute(APIRoute):
             before = await run_in_threadpool(_claim, mine, asked)
             if before is not None:
                 return before
-            answer = kept = None
             try:
                 answer = await create(request)
-                if answer.status_code < 300:
-                    kept = getattr(request.state, "shown_once", answer)
-            finally:
-                await run_in_threadpool(_settle, mine, kept)
+            except (Refusal, RequestValidationError):
+                await _settled(mine, None)
+                raise
+            except BaseException:
+                _under_way.discard(mine)  # after which of its steps it failed, nobody knows
+                raise
+            done = answer.status_code < 300
+            await _settled(mine, getattr(request.state, "shown_once", answer) if done else None)
             return answer
 
         return create_once
@@ -133,37 +147,54 @@ def _claim(mine: str, asked: str) -> Response | None:
     with records.transaction():
         IdempotencyKey.delete().where(IdempotencyKey.at < now - _KEPT).execute()
         row = IdempotencyKey.get_or_none(IdempotencyKey.digest == mine)
-        if row is not None and row.status is None and row.process != _process:
-            row.delete_instance()
-            row = None
         if row is None:
-            IdempotencyKey.create(digest=mine, request=asked, process=_process, at=now)
+            IdempotencyKey.create(digest=mine, request=asked, at=now)
+            _under_way.add(mine)
             return None
+        under_way = mine in _under_way
     if row.request != asked:
         raise HTTPException(
             422, "this Idempotency-Key came before with another request; choose a new one"
         )
-    if row.status is None:
+    if row.status is None and under_way:
         raise HTTPException(
             409,
             "the first request with this Idempotency-Key is still under way; ask again in a moment",
             headers={"Retry-After": "1"},
         )
+    if row.status is None:
+        raise HTTPException(
+            409,
+            "the first request with this Idempotency-Key ended without an answer; look whether it"
+            " was done, and if not, ask again with a new key",
+        )
     headers = {**json.loads(row.headers), "Idempotency-Replayed": "true"}
     return Response(bytes(row.body), row.status, headers)
 
 
+async def _settled(mine: str, answer: Response | None) -> None:
+    # Also where whoever asked has gone away.
+    with anyio.CancelScope(shield=True):
+        await run_in_threadpool(_settle, mine, answer)
+
+
 def _settle(mine: str, answer: Response | None) -> None:
     """Remember what a request is answered that comes again; None: it may be asked anew."""
-    row = IdempotencyKey.get_or_none(IdempotencyKey.digest == mine)
-    if row is None:
-        return
-    if answer is None:
-        row.delete_instance()
-        return
-    row.status, row.body = answer.status_code, bytes(answer.body)
-    row.headers = json.dumps({n: answer.headers[n] for n in _HEADERS if n in answer.headers})
-    row.save()
+    claim = IdempotencyKey.digest == mine
+    try:
+        with records.transaction():
+            if answer is None:
+                IdempotencyKey.delete().where(claim).execute()
+            else:
+                headers = {n: answer.headers[n] for n in _HEADERS if n in answer.headers}
+                IdempotencyKey.update(
+                    status=answer.status_code, body=bytes(answer.body), headers=json.dumps(headers)
+                ).where(claim).execute()
+            _under_way.discard(mine)
+    except PeeweeException as error:
+        # The answer is true all the same; only who asks again has to look.
+        _log.warning("an answer cannot be remembered: %s", words_of(error))
+        _under_way.discard(mine)
 
 
 def _digest(*parts: bytes) -> str:

@@ -23,6 +23,7 @@ from mrisr_node.logs import words_of
 __all__ = ["Problem", "install_problem_handlers", "mistake", "problem"]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_SAFE = ("GET", "HEAD", "OPTIONS")
 
 _log = logging.getLogger(__name__)
 
@@ -121,11 +122,17 @@ def install_problem_handlers(app: FastAPI, templates: Jinja2Templates) -> None:
             return page(request, 422, f"{detail}: {wrong}. Go back and change them.")
         return problem(422, detail, errors=jsonable_encoder(errors))
 
-    def of_records(_request: Request, error: Exception) -> JSONResponse:
+    def of_records(request: Request, error: Exception) -> JSONResponse:
         _log.warning("the records cannot be used: %s", words_of(error))
+        # It may have come after what was asked for had been written.
+        what_to_do = (
+            "try again"
+            if request.method in _SAFE
+            else "look whether what you asked for was done, and if not, try again"
+        )
         return problem(
             503,
-            "the node's records are busy, or its disk is full; nothing was changed, try again",
+            f"the node's records are busy, or its disk is full; {what_to_do}",
             headers={"Retry-After": "5"},
         )
 

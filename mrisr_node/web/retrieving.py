@@ -112,7 +112,7 @@ async def answer_with_document(request: Request, answer: httpx.Response, **more:
         await _close(answer)
         raise
     await answer.aclose()
-    tag = entity_tag(bytes(body))
+    tag = entity_tag(kept.get("content-type", ""), bytes(body))
     if answer.status_code == 200:
         kept["ETag"] = tag
         if is_unchanged(request, tag):

@@ -94,8 +94,8 @@ class _Outcome:
     others: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, header: Header) -> None:
-        path = f"{ROOT}studies/{header.study_instance_uid}/series/{header.series_instance_uid}"
-        address = f"{self.origin}{path}/instances/{header.sop_instance_uid}"
+        series = f"{self._study(header.study_instance_uid)}/series/{header.series_instance_uid}"
+        address = f"{series}/instances/{header.sop_instance_uid}"
         item = _reference(header.sop_class_uid, header.sop_instance_uid)
         self.subjects.add((header.patient_id, header.study_instance_uid))
         self.stored.append(item | {"00081190": {"vr": "UR", "Value": [address]}})
@@ -108,12 +108,22 @@ class _Outcome:
             self.others.append(reason)
 
     def response(self) -> Response:
-        """PS3.18 10.5.3: 200 for all, 202 for some, 409 for none."""
+        """PS3.18 10.5.3 and I.1: 200 for all, 202 for some, 409 for none."""
         failures = self.failed or self.others
         status = 200 if not failures else 202 if self.stored else 409
         sequences = {"00081198": self.failed, "00081199": self.stored, "0008119A": self.others}
-        document = {tag: {"vr": "SQ", "Value": v} for tag, v in sequences.items() if v}
+        document: dict[str, dict[str, Any]] = {
+            tag: {"vr": "SQ", "Value": v} for tag, v in sequences.items() if v
+        }
+        # Retrieve URL is of type 2 and has one value: of several studies it is empty.
+        studies = {study for _, study in self.subjects}
+        document["00081190"] = {"vr": "UR"}
+        if len(studies) == 1:
+            document["00081190"]["Value"] = [self._study(*studies)]
         return JSONResponse(document, status, media_type="application/dicom+json")
+
+    def _study(self, study_instance_uid: str) -> str:
+        return f"{self.origin}{ROOT}studies/{study_instance_uid}"
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
 
-__all__ = ["ROOT", "UID_PATTERN", "ask_pacs", "pacs_client", "read_document"]
+__all__ = ["ROOT", "UID_PATTERN", "PacsRefusal", "ask_pacs", "pacs_client", "read_document"]
 
 ROOT = "/dicom-web/"
 
@@ -29,6 +29,41 @@ _log = logging.getLogger(__name__)
 
 # These carry an answer of DICOMweb, not a failure of the PACS.
 _ANSWERS = frozenset({200, 202, 204, 206, 304, 409, 416})
+
+# OrthancStatus
+_PLUGIN, _NOT_IMPLEMENTED, _OUT_OF_RANGE, _BAD_REQUEST, _BAD_FILE = 1, 2, 3, 8, 15
+
+
+class PacsRefusal(HTTPException):
+    """What Orthanc did not do, and what it gave as the reason.
+
+    Parameters
+    ----------
+    upstream_status
+        Of its answer.
+    code
+        ``OrthancStatus`` of its answer, which tells more; None: it is not in there.
+    """
+
+    def __init__(self, status: int, detail: str, upstream_status: int, code: int | None) -> None:
+        super().__init__(status, detail)
+        self.upstream_status = upstream_status
+        self.code = code
+
+    @property
+    def is_about_range(self) -> bool:
+        """Whether there is no such frame; Orthanc's way to say, too, that it cannot be shown."""
+        return self.code == _OUT_OF_RANGE
+
+    @property
+    def is_about_form(self) -> bool:
+        """Whether what was asked for cannot be had in that form."""
+        return self.upstream_status in (406, 415) or self.code == _BAD_REQUEST
+
+    @property
+    def may_be_about_form(self) -> bool:
+        """Whether it is either that or a damaged file: Orthanc says the same of both."""
+        return self.upstream_status == 501 or self.code in (_PLUGIN, _NOT_IMPLEMENTED)
 
 
 def pacs_client(settings: Settings) -> httpx.AsyncClient:
@@ -132,7 +167,7 @@ async def _beginning(answer: httpx.Response, most: int) -> bytes:
     return bytes(body)
 
 
-async def _refused(answer: httpx.Response) -> HTTPException:
+async def _refused(answer: httpx.Response) -> PacsRefusal:
     """Say in our words what Orthanc said in its own."""
     status = answer.status_code
     try:
@@ -141,11 +176,23 @@ async def _refused(answer: httpx.Response) -> HTTPException:
         body = {}
     finally:
         await answer.aclose()
+    said = body if isinstance(body, dict) else {}
+    code = said.get("OrthancStatus")
+    code = code if isinstance(code, int) else None
+
+    def refusal(as_status: int, detail: str) -> PacsRefusal:
+        return PacsRefusal(as_status, detail, status, code)
+
     if status in (401, 403):
-        return HTTPException(502, "the PACS refuses the node's own user; check orthanc_password")
+        return refusal(502, "the PACS refuses the node's own user; check orthanc_password")
     if status == 404:
-        return HTTPException(404, "the PACS has no such study, series or instance")
-    said = str(body.get("Details") or body.get("Message") or "") if isinstance(body, dict) else ""
-    if 400 <= status < 500:
-        return HTTPException(status, said or "the PACS cannot do what was asked")
-    return HTTPException(502, f"the PACS failed: {said}" if said else "the PACS failed")
+        return refusal(404, "the PACS has no such study, series or instance")
+    # One for each code; its details may quote what is stored.
+    words = str(said.get("Message") or "")
+    if 400 <= status < 500 and code != _BAD_FILE:
+        words = str(said.get("Details") or words)
+        return refusal(status, words or "the PACS cannot do what was asked")
+    _log.warning("the PACS failed: HTTP %d, OrthancStatus %s", status, code)
+    return refusal(
+        502, f"the PACS failed: {words[:100]}; see its log" if words else "the PACS failed"
+    )

@@ -13,8 +13,9 @@ import hashlib
 import re
 
 from fastapi import HTTPException, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["byte_range", "entity_tag", "is_unchanged"]
+__all__ = ["RangesOfGet", "byte_range", "entity_tag", "is_unchanged"]
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -63,3 +64,17 @@ def byte_range(request: Request, tag: str, length: int) -> tuple[int, int] | Non
             416, "there are no such bytes", headers={"Content-Range": f"bytes */{length}"}
         )
     return start, end
+
+
+class RangesOfGet:
+    """Hides Range from what answers other methods, HEAD above all: it is GET's (14.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["method"] != "GET":
+            headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)

@@ -1,6 +1,7 @@
 """Which scans are found, what they are called by, and which are refused."""
 
 import shutil
+from contextlib import closing
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from pydicom import dcmread
 
 from mrisr_node.errors import ConversionError, NotEligible, SettingsError
+from mrisr_node.jobs.pairing import link_scans
 from mrisr_node.node.sample import Acquisition, write_sample
 from mrisr_node.pairs.dataset import MANIFEST, Dataset
 from mrisr_node.pairs.options import PairOptions
@@ -42,6 +44,28 @@ def test_files_and_folders_are_searched_and_each_scan_counts_once(tmp_path):
     [again] = find_scans(reversed(series.paths))
     assert again.sha256 == scans[2].sha256
     assert again.named
+
+
+def test_uploaded_scans_are_grouped_by_the_names_that_they_came_with(tmp_path):
+    names = (
+        "sub-Doe7_ses-1_T1w.nii.gz", "Doe.nii", "sub-Doe8_T1w.nii", "sub-Doe7_ses-2_T1w.nii.gz",
+        "sub-../../x_T1w.nii", "", "Sub-Doe7_T1w.nii",
+    )  # fmt: skip
+    # Their bytes are in files that are named after keys.
+    sources = [tmp_path / f"{number:032x}" for number in range(len(names))]
+    for number, source in enumerate(sources):
+        write(tmp_path / "one.nii", seed=number).rename(source)
+    links = link_scans(tmp_path / "scans", sources, names)
+    assert [link.name for link in links] == [
+        "sub-1_scan-001.nii", "scan-002.nii", "sub-2_scan-003.nii", "sub-1_scan-004.nii",
+        "scan-005.nii", "scan-006.nii", "scan-007.nii",
+    ]  # fmt: skip
+    scans = find_scans(links)
+    with closing(Dataset(tmp_path / "out")) as dataset:
+        called = dataset.names(scans, OPTIONS)
+    assert [called[scan.sha256].subject for scan in scans] == [
+        "001", "002", "003", "001", "004", "005", "006",
+    ]  # fmt: skip
 
 
 def test_scans_of_one_person_are_one_subject_and_keep_their_names(tmp_path):

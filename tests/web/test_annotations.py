@@ -103,6 +103,9 @@ def test_reports_on_a_study_of_the_pacs_are_stored_as_they_are(
             answer = person.post(f"/dicom-web/{path}", content=message(as_file(one)))
             assert answer.status_code == 200, answer.text
             [stored] = answer.json()["00081199"]["Value"]
+            assert answer.json()["00081190"]["Value"] == [
+                f"{door.url}/dicom-web/studies/{study.study}"
+            ]
             assert stored["00081155"]["Value"] == [one.SOPInstanceUID]
             [address] = stored["00081190"]["Value"]
             assert address.startswith(f"{door.url}/dicom-web/studies/{study.study}/")

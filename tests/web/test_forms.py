@@ -55,7 +55,7 @@ OCTETS, FILE = "application/octet-stream", "application/dicom"
         ("", f'multipart/related; type="{FILE}"; q=0.2, {FILE};q=0.9', FILE),
         ("", f"image/jpeg, {FILE}; transfer-syntax=*", FILE),
         ("/metadata", "*/*", JSON),
-        ("/metadata", "application/json", JSON),
+        ("/metadata", "application/json", "application/json"),
         ("/metadata", f"text/html, {JSON};q=0.3, */*;q=0.1", JSON),
         ("/metadata", "application/*;q=0, */*", XML),
         ("/metadata", XML, XML),
@@ -161,8 +161,8 @@ def test_thumbnails_of_every_level(tool, study, instance):
 
 def test_a_report_has_no_picture_and_its_study_has_one(tool, results: ResultSet):
     report = dcmread(results.series[ResultKind.REPORT].paths[0])
-    for part in ("/rendered", "/thumbnail", "/frames/1"):
-        assert get(tool, address(report) + part).status_code in (404, 406)
+    for part, status in (("/rendered", 404), ("/thumbnail", 404), ("/frames/1", 406)):
+        assert get(tool, address(report) + part).status_code == status
     assert size_of(get(tool, f"/dicom-web/studies/{report.StudyInstanceUID}/thumbnail"))
     assert get(tool, "/dicom-web/studies").status_code == 200
 
@@ -262,6 +262,11 @@ def test_head_and_options(tool, instance, study):
         assert (head.status_code, head.content) == (200, b"")
         for name in ("content-type", "content-length", "etag"):
             assert head.headers[name] == full.headers[name]
+    # A range is GET's alone (RFC 9110 14.2).
+    for wanted in ("bytes=0-9", "bytes=99999999-", "bytes=-0"):
+        head = tool.head(instance, headers={"Accept": FILE, "Range": wanted})
+        assert (head.status_code, "content-range" in head.headers) == (200, False)
+        assert int(head.headers["content-length"]) == len(as_file(study.source[3]))
     assert tool.head("/dicom-web/studies/1.2.3/metadata").status_code == 404
     for path, methods in (
         ("studies", "GET, HEAD, POST, OPTIONS"),
@@ -303,7 +308,19 @@ def test_search_page_by_page(tool, study):
         for one in tool.get(path, params={"limit": 50, "offset": start}).json()
     ]
     assert pages == everything
-    assert tool.get(path, params={"limit": 0}).json() == []
+    # With none, as with what nothing is found for.
+    for accept, kind in ((JSON, JSON), ("application/json", "application/json"), (XML, XML)):
+        for query in ({"limit": 0}, {"SOPInstanceUID": "1.2.3"}, {"limit": 1}):
+            found = tool.get(path, params=query, headers={"Accept": accept})
+            assert found.headers["content-type"].startswith(kind)
+            assert found.headers["vary"] == "Accept"
+            there = int("limit" in query and query["limit"])
+            if kind == XML:
+                boundary = found.headers["content-type"].rpartition("boundary=")[2].strip('"')
+                assert found.content.endswith(f"--{boundary}--\r\n".encode())
+                assert found.content.count(b"<NativeDicomModel") == there
+            else:
+                assert len(found.json()) == there
     for wrong in ({"limit": "x"}, {"limit": "-1"}, {"offset": "1.5"}, {"limit": "9" * 30}):
         assert tool.get(path, params=wrong).status_code == 400
     for accept in ("text/html", "image/png"):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+import uuid
 
 import pytest
 from given_samples import end, given, given_for_pairs, stored
 from web_door import served
 
+from mrisr_node.choices import Recipe
+from mrisr_node.jobs.given_files import with_given_files
+from mrisr_node.jobs.queues import Queues
+from mrisr_node.jobs.recovery import recover
+from mrisr_node.jobs.stages import Queue
+from mrisr_node.jobs.workspace import Workspace
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
@@ -69,6 +76,25 @@ def test_a_job_goes_with_the_files_that_it_made(tool, door, make, state):
     assert (row["state"], row["reason"].startswith(gone)) == (state, state is State.DONE)
     # What was uploaded is deleted by itself.
     assert tool.get(f"/api/files/{given_file.key}").status_code == 200
+
+
+def test_scans_keep_the_names_that_they_were_uploaded_with(tool, door, tmp_path):
+    names = ["sub-Doe_T1w.nii.gz", "a.nii", "sub-Doe_T2w.nii.gz"]
+    keys = [stored(door.settings, name=name).key for name in names]
+    asked = {"files": [keys[2], keys[0], keys[1]], "contrast": "T1w"}
+    series = Series.get_by_id(tool.post("/api/pairs", json=asked).json()["id"])
+    workspace = Workspace(tmp_path, (), door.settings, Recipe.PAIRS)
+    given_scans = with_given_files(workspace, series)
+    assert [path.name for path in given_scans.sources] == asked["files"]
+    assert given_scans.pairs.names == (names[2], names[0], names[1])
+
+
+def test_a_range_is_of_get_alone(tool, door):
+    path = f"/api/files/{stored(door.settings).key}"
+    for wanted, status in (("bytes=1-2", 206), ("bytes=9-", 416)):
+        assert tool.get(path, headers={"Range": wanted}).status_code == status
+        head = tool.head(path, headers={"Range": wanted})
+        assert (head.status_code, head.headers["content-length"]) == (200, "5")
 
 
 def test_a_job_whose_result_goes_to_the_pacs_stays_until_it_is_there(tool, door):
@@ -158,3 +184,26 @@ def test_the_name_of_a_file_is_its_owners(tool, door):
                 assert told[study.series_id] == ("nifti", plain)
                 assert told[pairs.series_id] == ("pairs", "pairs of 1 scan")
     assert "head" not in tool.get(f"/api/series/{mine.series_id}/transitions").text
+
+
+@pytest.mark.parametrize(
+    ("path", "queue"), [("/api/inference", Queue.CPU), ("/api/pairs", Queue.PAIRS)]
+)
+def test_what_cannot_be_queued_is_made_once_all_the_same(tool, door, path, queue):
+    file = stored(door.settings).key
+    asked = {"file": file, "contrast": "T1w", "thickness_mm": 5.0}
+    if path == "/api/pairs":
+        asked = {"files": [file], "contrast": "T1w"}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    queues = door.settings.queue_path
+    queues.unlink(missing_ok=True)
+    queues.write_bytes(b"no database" * 1000)
+    first = tool.post(path, json=asked, headers=key)
+    assert first.status_code == 202, first.text
+    again = tool.post(path, json=asked, headers=key)
+    assert (again.status_code, again.content) == (202, first.content)
+    [job] = Job.select()
+    queues.unlink()
+    recovered = Queues(door.settings)
+    assert recover(recovered) == 1
+    assert recovered.waiting(queue) == {job.id}

@@ -7,15 +7,18 @@ import uuid
 
 import pytest
 from fastapi import APIRouter, HTTPException
+from peewee import OperationalError
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 from web_door import served
 
 from mrisr_node.people.roles import Permission
 from mrisr_node.people.tokens import create_token
-from mrisr_node.records import ApiToken, IdempotencyKey
+from mrisr_node.records import ApiToken, IdempotencyKey, database
 from mrisr_node.web.idempotency import IdempotentRoute
 from mrisr_node.web.permissions import allow
+
+TABLE = IdempotencyKey._meta.table_name
 
 made: list[str] = []
 hold = threading.Event()
@@ -38,6 +41,12 @@ def door(make_settings):
         if order.what == "refused":
             raise HTTPException(409, "not now")
         made.append(order.what)
+        if order.what == "locked":
+            raise OperationalError("database is locked")
+        if order.what == "mistaken":
+            raise KeyError(order.what)
+        if order.what == "unwritable":
+            database.execute_sql(f"ALTER TABLE {TABLE} RENAME TO away")
         return {"number": len(made)}
 
     @router.post("/api/elsewhere")
@@ -121,11 +130,42 @@ def test_two_at_once_create_one(tool, door):
     assert made == ["slow"]
 
 
-def test_what_a_process_that_died_left_is_asked_anew(tool):
+def told_to_look(answer) -> bool:
+    return answer.status_code == 409 and "look whether it was done" in answer.json()["detail"]
+
+
+def test_what_a_process_that_died_left_is_not_done_again(tool):
     key = uuid.uuid4().hex
     post(tool, "tea", key)
-    IdempotencyKey.update(status=None, process="host:1:gone").execute()
-    assert post(tool, "tea", key).json() == {"number": 2}
+    IdempotencyKey.update(status=None).execute()
+    again = post(tool, "tea", key)
+    assert told_to_look(again)
+    assert "retry-after" not in again.headers
+    assert post(tool, "coffee", key).status_code == 422
+    assert made == ["tea"]
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "words"), [("locked", 503, "look whether"), ("mistaken", 500, "log says")]
+)
+def test_what_failed_after_it_was_made_is_not_made_again(tool, door, what, status, words):
+    key = uuid.uuid4().hex
+    with door.tool() as other:  # the server ends the connection on which it made a mistake
+        first = post(other, what, key)
+    assert (first.status_code, words in first.json()["detail"]) == (status, True)
+    assert told_to_look(post(tool, what, key))
+    assert made == [what]
+
+
+def test_an_answer_that_cannot_be_remembered_is_given_once(tool):
+    key = uuid.uuid4().hex
+    try:
+        first = post(tool, "unwritable", key)
+    finally:
+        database.execute_sql(f"ALTER TABLE away RENAME TO {TABLE}")
+    assert first.status_code == 201
+    assert told_to_look(post(tool, "unwritable", key))
+    assert made == ["unwritable"]
 
 
 def test_a_key_is_forgotten_after_a_day(tool):

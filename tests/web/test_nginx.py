@@ -74,7 +74,7 @@ def test_what_nginx_does_not_do_the_node_does(tool, frame, study):
         assert answer.status_code in (200, 206)
         assert "etag" in answer.headers
     assert tool.get(f"{frame}?accept=application/octet-stream").content == study.source[0].PixelData
-    assert tool.get(frame.replace("frames/1", "frames/2")).json()["detail"].endswith("such frame")
+    assert "no such frame" in tool.get(frame.replace("frames/1", "frames/2")).json()["detail"]
     assert tool.get(frame, headers={"Accept": "text/html"}).status_code == 406
     assert tool.head(frame).headers["etag"]
     assert len(tool.get(f"/dicom-web/studies/{study.study}/series").json()) == 2

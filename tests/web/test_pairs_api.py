@@ -33,13 +33,20 @@ def client(node):
 
 
 @pytest.fixture(scope="module")
-def head() -> bytes:
-    """A whole head on a grid just fine enough."""
+def heads() -> list[bytes]:
+    """A whole head on a grid just fine enough, twice: the second scan is brighter."""
     whole = Volume.load(find_head()[0])
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     affine[:3, 3] = whole.position((0, 0, 0))
-    small = resampled(whole, affine, tuple(int(n / SPACING) for n in whole.data.shape))
-    return gzip.compress(nib.Nifti1Image(small.data, affine).to_bytes(), 1)
+    small = resampled(whole, affine, tuple(int(n / SPACING) for n in whole.data.shape)).data
+    return [
+        gzip.compress(nib.Nifti1Image(small * np.float32(k), affine).to_bytes(), 1) for k in (1, 2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def head(heads) -> bytes:
+    return heads[0]
 
 
 def until(ask, good):
@@ -58,11 +65,12 @@ def uploaded(client, content, name) -> str:
     return str(view["file"])
 
 
-def test_uploaded_scans_become_a_dataset(client, head):
+def test_uploaded_scans_become_a_dataset(client, heads):
     thick = nib.Nifti1Image(np.ones((40, 40, 12), np.float32), np.diag([1.0, 1.0, 5.0, 1.0]))
     files = [
-        uploaded(client, head, "Doe_Jane.nii.gz"),
+        uploaded(client, heads[0], "sub-DoeJane_ses-1_T1w.nii.gz"),
         uploaded(client, thick.to_bytes(), "thick.nii"),
+        uploaded(client, heads[1], "sub-DoeJane_ses-2_T1w.nii.gz"),
     ]
     asked = {"files": files, "slices": ["5/0.5"], "register_to_mni": False, "contrast": "T1w",
              "license": "CC0"}  # fmt: skip
@@ -77,12 +85,18 @@ def test_uploaded_scans_become_a_dataset(client, head):
     assert "scan 2 left out" in view["reason"]
     made = {file["name"]: client.get(file["url"]).content for file in view["files"]}
     assert set(made) == {"pairs.zip", "pairs.json"}
-    assert [one["state"] for one in json.loads(made["pairs.json"])] == ["done", "failed"]
+    report = json.loads(made["pairs.json"])
+    assert [(one["scan"], one["state"], one["subject"]) for one in report] == [
+        (1, "done", "001"), (2, "failed", ""), (3, "done", "001"),
+    ]  # fmt: skip
     with zipfile.ZipFile(BytesIO(made["pairs.zip"])) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
         told = b"".join(archive.read(name) for name in names if name.endswith((".json", ".tsv")))
-    assert sum(name.endswith(".nii.gz") for name in names) >= 2
+    high = [name for name in names if name.endswith("_res-hr_desc-preproc_T1w.nii.gz")]
+    assert [("/sub-001_" in name, "_run-2_" in name) for name in sorted(high, key=len)] == [
+        (True, False), (True, True),
+    ]  # fmt: skip
     assert b"Doe" not in told
     assert not any("Doe" in name for name in names)
     listed = client.get("/api/pairs").json()

@@ -47,6 +47,10 @@ def stored(answer: httpx.Response) -> list[str]:
     return [item["00081155"]["Value"][0] for item in items]
 
 
+def retrieve_url(answer: httpx.Response) -> dict[str, object]:
+    return answer.json()["00081190"]
+
+
 @pytest.fixture
 def images() -> list[Dataset]:
     return make_study().source[:4]
@@ -73,19 +77,32 @@ def test_each_instance_is_answered_for_by_itself(tool, door, images):
         broken.SOPInstanceUID: 0xC000,
         deflated.SOPInstanceUID: 0xC122,
     }
+    study = f"{door.url}/dicom-web/studies/{good.StudyInstanceUID}"
     address = answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
-    assert address.startswith(f"{door.url}/dicom-web/studies/{good.StudyInstanceUID}/series/")
+    assert address.startswith(f"{study}/series/")
     assert tool.get(address).status_code == 200
+    assert retrieve_url(answer) == {"vr": "UR", "Value": [study]}
     there = tool.get(f"/dicom-web/studies/{good.StudyInstanceUID}/instances").json()
     assert {one["00080018"]["Value"][0] for one in there} == set(stored(answer))
 
 
-def test_all_or_none(tool, images):
+def test_all_or_none(tool, door, images):
     first, *_ = images
     answer = post(tool, message(as_file(first)), f"studies/{first.StudyInstanceUID}")
     assert (answer.status_code, reasons(answer)) == (200, [])
+    study = f"{door.url}/dicom-web/studies/{first.StudyInstanceUID}"
+    assert retrieve_url(answer)["Value"] == [study]
     answer = post(tool, message(as_file(first)), f"studies/{generate_uid()}")
     assert (answer.status_code, reasons(answer)) == (409, [0xC409])
+    assert retrieve_url(answer) == {"vr": "UR"}
+
+
+def test_of_several_studies_no_address_is_told(tool, images):
+    one, other = images[:2]
+    other.StudyInstanceUID, other.SeriesInstanceUID = generate_uid(), generate_uid()
+    answer = post(tool, message(as_file(one), as_file(other)))
+    assert (answer.status_code, len(stored(answer))) == (200, 2)
+    assert retrieve_url(answer) == {"vr": "UR"}
 
 
 def test_a_repeat_is_stored_and_other_content_is_not(tool, images):

@@ -152,7 +152,9 @@ def test_addresses_lead_to_the_public_name(before):
     ("said", "status", "text"),
     [
         (reply("401 Unauthorized", b"", "WWW-Authenticate: Basic"), 502, "orthanc_password"),
-        (reply("500 Internal", b'{"Details": "disk full"}'), 502, "disk full"),
+        (reply("500 Internal", b'{"Message": "Disk full", "Details": "Doe"}'), 502, "Disk full"),
+        (reply("400 Bad", b'{"Message": "Bad file", "OrthancStatus": 15}'), 502, "Bad file"),
+        (reply("500 Internal", b'{"OrthancStatus": [], "Message": {}}'), 502, "failed"),
         (reply("500 Internal", b"<html>"), 502, "failed"),
         (reply("302 Found", b"", "Location: http://evil.example/"), 502, "failed"),
         (reply("400 Bad Request", b'{"Message": "Bad filter"}'), 400, "Bad filter"),
@@ -166,6 +168,7 @@ def test_failures_of_the_pacs_are_explained(before, said, status, text):
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert text in answer.json()["detail"]
+    assert "Doe" not in answer.text
     assert "location" not in answer.headers
     assert "www-authenticate" not in answer.headers
 
