@@ -193,7 +193,7 @@ def send_again(
         raise SettingsError("name series by their ids, or say --all")
     settings = existing_node(load_settings())
     if all_of_them:
-        sent = dead_letters.send_all_again(settings)
+        sent = len(dead_letters.send_all_again(settings))
     else:
         for one in series or []:
             dead_letters.send_again(settings, one)
