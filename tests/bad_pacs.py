@@ -1,4 +1,7 @@
-"""A PACS that speaks the few DICOMweb answers the node needs, and fails as it is told to."""
+"""A PACS that speaks the few answers the node needs, and fails as it is told to.
+
+DICOMweb's, and Orthanc's own for instances that are given one by one.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,17 @@ STORED, REFUSED = "00081199", "00081198"
 class BadPacs:
     """What it does with a request is its `mood`; what it stored is in `kept`, by UID: its series.
 
-    Moods: ``good``, ``half`` (stores every other and says so, with `reason`), ``liar`` (says
-    success and stores nothing), ``forgetful`` (says success and stores half), ``silent``, ``drip``
-    (a byte now and then), ``hangs up``, ``nonsense`` (success with a web page), ``pages`` (shows
-    three instances an answer), or an HTTP status.
+    Moods: ``good``, ``half`` (stores every other and says so, with `reason`, or `status` where they
+    come one by one), ``refusing`` (answers each of these with `status`), ``liar`` (says success and
+    stores nothing), ``forgetful`` (says success and stores half), ``silent``, ``drip`` (a byte now
+    and then), ``hangs up``, ``tired`` (hangs up on every other POST), ``nonsense`` (success with a
+    web page), ``pages`` (shows three instances an answer), or an HTTP status.
     """
 
     def __init__(self) -> None:
         self.mood: str | int = "good"
-        self.reason = 0xA700
+        self.reason, self.status = 0xA700, 400
+        self.given = 0
         self.kept: dict[str, str] = {}
         self.requests: list[str] = []
         self.end = threading.Event()
@@ -50,6 +55,16 @@ class BadPacs:
             answer[REFUSED] = {"vr": "SQ", "Value": items}
         return answer
 
+    def _take(self, body: bytes) -> tuple[int, object]:
+        """Answer to an instance that comes alone."""
+        self.given += 1
+        if self.mood == "refusing" or (self.mood == "half" and self.given % 2 == 0):
+            return self.status, {}
+        dataset = dcmread(BytesIO(body))
+        if self.mood != "liar":
+            self.kept[str(dataset.SOPInstanceUID)] = str(dataset.SeriesInstanceUID)
+        return 200, {"Status": "Success", "ID": "-".join(["01234567"] * 5)}
+
     def _show(self, path: str, query: dict[str, list[str]]) -> list[dict[str, object]]:
         series = path.partition("/series/")[2].partition("/")[0]
         shown = sorted(uid for uid, of in self.kept.items() if of == series)
@@ -62,6 +77,8 @@ class BadPacs:
         body = _body(handler)
         self.requests.append(handler.command)
         if self.mood == "hangs up":
+            return
+        if self.mood == "tired" and handler.command == "POST" and self.requests.count("POST") % 2:
             return
         if self.mood == "silent":
             self.end.wait(60)
@@ -78,6 +95,11 @@ class BadPacs:
             status, payload = self.mood, b"{}"
         elif self.mood == "nonsense":
             kind, payload = "application/dicom+json", b"<html>Welcome</html>"
+        elif handler.path == "/tools/lookup":
+            payload = b"[]"
+        elif handler.path == "/instances":
+            status, said = self._take(body)
+            payload = json.dumps(said).encode()
         elif handler.command == "POST":
             payload = json.dumps(self._store(body)).encode()
         else:

@@ -3,16 +3,21 @@
 It may hold anything: whatever it does to a parser or unpacker, it does to
 ``python -m mrisr_node.intake.examiner``, which has little memory and a limited time. An archive is
 unpacked there, under numbers: a name from outside never becomes a path.
+
+A file is called unusable for what it is alone. A disk that is full or fails, and a process that
+somebody else has ended, are the node's trouble: it may be looked at again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import resource
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -26,20 +31,33 @@ from mrisr_node.errors import ConversionError, NodeError
 from mrisr_node.settings import Settings
 from mrisr_node.volumes.nifti import GZIP, nifti_facts
 
-__all__ = ["Examined", "Unusable", "examine"]
+__all__ = ["Examined", "NotNow", "Unusable", "examine"]
 
 _MEMORY = 1024**3
 _SECONDS_PER_GIB = 120
 _SECONDS = 60
 _PIECE = 1 << 20
 _MOST_MEMBERS = 50_000
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 _ZIP = b"PK\x03\x04"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 
+# How a file ends the process that looks at it; by any other signal somebody else does.
+_CRASHES = frozenset({
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS,
+    signal.SIGXCPU,
+})  # fmt: skip
+_GRACE = 5
+"""Seconds of the processor from the signal that says which limit it is to the one that does not."""
+
 
 class Unusable(NodeError):
     """The file is nothing that can be used; the message says why."""
+
+
+class NotNow(NodeError):
+    """The node could not look at the file, which is not the file's fault; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,8 @@ def examine(settings: Settings, path: Path, folder: Path) -> Examined:
     ------
     Unusable
         It is of no kind that can be used, damaged, or dangerous.
+    NotNow
+        The node has no room to unpack it, or could not read, write or work now.
     """
     with path.open("rb") as file:
         if file.read(132)[128:] == b"DICM":
@@ -95,12 +115,14 @@ def examine(settings: Settings, path: Path, folder: Path) -> Examined:
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise Unusable(f"it could not be looked at within {4 * seconds} s") from error
+        # What keeps the processor busy has ended long before.
+        raise NotNow(f"it could not be looked at within {4 * seconds} s") from error
     if done.returncode:
-        raise Unusable(f"the process that looked at it ended with status {done.returncode}")
+        kind = Unusable if -done.returncode in _CRASHES else NotNow
+        raise kind(f"the process that looked at it ended with status {done.returncode}")
     answer: dict[str, Any] = json.loads(done.stdout)
     if "problem" in answer:
-        raise Unusable(answer["problem"])
+        raise (NotNow if answer["later"] else Unusable)(answer["problem"])
     return Examined(**answer)
 
 
@@ -132,7 +154,7 @@ def _unpack(path: Path, folder: Path, most: int, minimum_free: int) -> int:
         left, others = most, 0
         for number, member in enumerate(members):
             if shutil.disk_usage(folder).free - member.file_size < minimum_free:
-                raise Unusable("the node has no room to unpack it; upload it again later")
+                raise NotNow("the node has no room to unpack it (minimum_free_bytes)")
             size = _unpack_one(archive, member, folder / f"{number:06d}.dcm", left)
             left -= size or 0
             others += size is None
@@ -174,6 +196,30 @@ def _unpack_one(
     return size
 
 
+def _trouble_of_the_node(error: BaseException) -> str:
+    """Say what was the matter with the node, where that is what an error was raised for."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NotNow):
+            return str(cause)
+        # Unpackers raise it without a number for what they read, and seek where a file is not.
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+            return f"the node could not read or unpack it: {os.strerror(cause.errno)}"
+        cause = cause.__cause__
+    return ""
+
+
+def _problem(error: Exception) -> str:
+    """Say what is the matter with the file."""
+    if isinstance(error, Unusable | ConversionError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "it takes more memory to read than any sound file"
+    if isinstance(error, _DAMAGED):
+        return f"it is damaged ({type(error).__name__}); upload it again"
+    return f"it cannot be read ({type(error).__name__})"
+
+
 def _too_large(most: int) -> str:
     return f"the ZIP file unpacks to more than it may ({most} bytes, maximum_unpacked_bytes)"
 
@@ -182,18 +228,14 @@ def main(path: str, folder: str, most: str, minimum_free: str, seconds: str) -> 
     """Print what a file is as JSON."""
     logging.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+    limit = int(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + _GRACE))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
         answer = asdict(_examine(Path(path), Path(folder), int(most), int(minimum_free)))
-    except (Unusable, ConversionError) as error:
-        answer = {"problem": str(error)}
-    except MemoryError:
-        answer = {"problem": "it takes more memory to read than any sound file"}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        answer = {"problem": f"it is damaged ({type(error).__name__}); upload it again"}
     except Exception as error:  # noqa: BLE001 - a file can be broken in any way
-        answer = {"problem": f"it cannot be read ({type(error).__name__})"}
+        trouble = _trouble_of_the_node(error)
+        answer = {"problem": trouble or _problem(error), "later": bool(trouble)}
     sys.stdout.write(json.dumps(answer))
     return 0
 

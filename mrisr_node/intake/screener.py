@@ -94,7 +94,7 @@ class Screener:
                 answer = _no_answer("was ended by a signal, twice")
         if "header" in answer:
             return Header(**answer["header"])
-        raise Rejected(answer["status"], answer["reason"], *answer.get("uids", ()))
+        raise Rejected(answer["status"], answer["reason"], *answer.get("said", ()))
 
     def stop(self) -> None:
         """End the child."""
@@ -195,8 +195,11 @@ def main() -> int:
             header = screen(path, request["sop_class_uid"], request["sop_instance_uid"])
             answer: dict[str, Any] = {"header": asdict(header)}
         except Rejected as error:
-            uids = error.sop_class_uid, error.sop_instance_uid
-            answer = {"status": error.status, "reason": str(error), "uids": uids}
+            said = (
+                error.sop_class_uid, error.sop_instance_uid, error.series_instance_uid,
+                error.study_instance_uid, error.patient_id,
+            )  # fmt: skip
+            answer = {"status": error.status, "reason": str(error), "said": said}
         answer["spent"] = _address_space() > _MEMORY // 2
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

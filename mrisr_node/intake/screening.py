@@ -79,6 +79,7 @@ PATIENT_TAGS = ("PatientID", "PatientName", "AccessionNumber", "StudyDate")
 _PATIENT = dict(
     zip(("patient_id", "patient_name", "accession_number", "study_date"), PATIENT_TAGS, strict=True)
 )
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 # Three groups of 64 characters (PS3.5 6.2, PN).
 _LONGEST_NAME = 194
 
@@ -91,16 +92,25 @@ class Rejected(NodeError):
 
     Parameters
     ----------
-    sop_class_uid, sop_instance_uid
-        What it says that it is, as far as that can be told and these are UIDs.
+    sop_class_uid, sop_instance_uid, series_instance_uid, study_instance_uid, patient_id
+        What it says that it is, and whose, as far as that can be told and these are UIDs.
     """
 
     def __init__(
-        self, status: int, reason: str, sop_class_uid: str = "", sop_instance_uid: str = ""
+        self,
+        status: int,
+        reason: str,
+        sop_class_uid: str = "",
+        sop_instance_uid: str = "",
+        series_instance_uid: str = "",
+        study_instance_uid: str = "",
+        patient_id: str = "",
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.sop_class_uid, self.sop_instance_uid = sop_class_uid, sop_instance_uid
+        self.series_instance_uid, self.study_instance_uid = series_instance_uid, study_instance_uid
+        self.patient_id = patient_id
 
 
 @dataclass(frozen=True)
@@ -156,8 +166,8 @@ def screen(
 
 
 def _named(status: int, reason: str, said: dict[str, str]) -> Rejected:
-    uids = (said.get(name, "") for name in ("SOPClassUID", "SOPInstanceUID"))
-    return Rejected(status, reason, *(uid if _is_uid(uid) else "" for uid in uids))
+    uids = [uid if _is_uid(uid := said.get(name, "")) else "" for name in _UIDS]
+    return Rejected(status, reason, *[*uids, said.get("PatientID", "")])
 
 
 def _is_uid(value: str) -> bool:
@@ -168,12 +178,11 @@ def _screened(
     file: BinaryIO, command: tuple[str | None, str | None], said: dict[str, str]
 ) -> Header:
     dataset = dcmread(file, stop_before_pixels=True)
-    said |= {
-        name: str(dataset.get(name) or "")
-        for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-    }
-    for name, value in said.items():
-        if not _is_uid(value):
+    said |= {name: str(dataset.get(name) or "") for name in _UIDS}
+    patient = patient_of(dataset)
+    said["PatientID"] = patient["patient_id"]
+    for name in _UIDS:
+        if not _is_uid(said[name]):
             raise Rejected(StoreStatus.CANNOT_UNDERSTAND, f"{name} is missing or no valid UID")
     sop_class, meta = said["SOPClassUID"], dataset.file_meta
     foreign = False
@@ -202,7 +211,7 @@ def _screened(
         study_instance_uid=said["StudyInstanceUID"],
         modality=_text(dataset, "Modality"),
         description=_text(dataset, "SeriesDescription"),
-        **patient_of(dataset),
+        **patient,
     )
 
 

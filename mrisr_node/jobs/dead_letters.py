@@ -53,15 +53,15 @@ def send_again(settings: Settings, series_id: int) -> None:
         raise NoDeadLetter(f"series {series_id} has moved on; look again") from error
 
 
-def send_all_again(settings: Settings) -> int:
-    """Send every result again that the PACS did not take; return how many."""
-    sent = 0
+def send_all_again(settings: Settings) -> list[int]:
+    """Send every result again that the PACS did not take; return the ids of their series."""
+    sent = []
     for series_id in dead_letters():
         try:
             send_again(settings, series_id)
         except NoDeadLetter:
             continue  # it has moved on, or its own button says what is the matter
-        sent += 1
+        sent.append(series_id)
     return sent
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "open_audit",
     "record",
     "record_all",
+    "record_once",
     "search",
 ]
 
@@ -187,6 +188,15 @@ def record_all(rows: Iterable[Mapping[str, Any]], concluded: int | None = None) 
             record(**row)
         if concluded is not None:
             Announced.delete().where(Announced.id == concluded).execute()
+
+
+def record_once(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write those of several rows that do not stand there yet: of what is tried again and again."""
+    with _database.atomic("IMMEDIATE"):
+        for row in rows:
+            same = (getattr(AuditRow, name) == value for name, value in row.items())
+            if not AuditRow.select().where(*same).exists():
+                record(**row)
 
 
 def announce(facts: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ class UploadState(StrEnum):
     CHECKING = "checking"
     """All bytes are here; nobody has looked at them yet."""
     SENDING = "sending"
-    """Its DICOM instances are in the spool and have yet to reach the PACS."""
+    """It waits for the PACS, or for what the node lacks, and is tried again."""
     DONE = "done"
     REFUSED = "refused"
 

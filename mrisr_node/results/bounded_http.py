@@ -7,6 +7,9 @@ now and then. So a timer cuts the connection when the whole has taken too long.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +18,24 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-__all__ = ["BoundedSession"]
+__all__ = ["FAILURES", "BoundedSession", "named"]
+
+FAILURES = (
+    *(requests.RequestException, OSError),
+    *(ValueError, KeyError, TypeError, AttributeError, SyntaxError),
+)
+"""What goes wrong on the way to a PACS, and what its answer makes raise where it is none."""
+
+_PIECE = 1 << 20
+
+
+def named(error: Exception) -> str:
+    """Name an error without the addresses and UIDs that its text carries."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(error, requests.Timeout):
+        return "it took too long (delivery_timeout)"
+    return f"HTTP {status}" if status else type(error).__name__
 
 
 class BoundedSession(requests.Session):
@@ -39,6 +59,19 @@ class BoundedSession(requests.Session):
     def request(self, *args: Any, **keywords: Any) -> requests.Response:  # noqa: ANN401
         """Make a request; the deadline of the session is stronger than the caller's."""
         keywords["timeout"] = (self._connect, self._total)
+        with self._deadline():
+            return super().request(*args, **keywords)
+
+    def download(self, url: str, path: Path) -> None:
+        """Write what is at an address to a file, piece by piece."""
+        with self._deadline(), self.get(url, stream=True) as answer, path.open("wb") as file:
+            answer.raise_for_status()
+            for piece in answer.iter_content(_PIECE):
+                file.write(piece)
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Cut the connections of what takes too long."""
         overdue = threading.Event()
 
         def cut() -> None:
@@ -49,7 +82,7 @@ class BoundedSession(requests.Session):
         timer.daemon = True
         timer.start()
         try:
-            answer = super().request(*args, **keywords)
+            yield
         except (requests.RequestException, OSError) as error:
             if overdue.is_set():
                 raise requests.Timeout from error
@@ -59,7 +92,6 @@ class BoundedSession(requests.Session):
         if overdue.is_set():
             # A body that ends with the connection looks whole when it is cut.
             raise requests.Timeout
-        return answer
 
 
 class _Adapter(HTTPAdapter):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -24,8 +23,9 @@ from mrisr_node.counts import counted
 from mrisr_node.errors import DeliveryError
 from mrisr_node.intake.association import Destination, association
 from mrisr_node.intake.tls import client_context
-from mrisr_node.results.bounded_http import BoundedSession
-from mrisr_node.results.stow_requests import Message, batches, refused_in, stored_in
+from mrisr_node.results.bounded_http import FAILURES, BoundedSession, named
+from mrisr_node.results.originals import Comparison, Originals
+from mrisr_node.results.stow_requests import batches
 from mrisr_node.settings import Settings
 
 __all__ = ["Pacs"]
@@ -35,15 +35,6 @@ _BATCH = 24
 
 # Success, and warnings of what is stored all the same (PS3.4 B.2.3).
 _STORED = frozenset({0x0000, 0xB000, 0xB006, 0xB007})
-
-# Answers to a request that would be no other later.
-_BAD_REQUEST = (400, 406, 409, 415, 422)
-
-# What goes wrong on the way, and what dicomweb-client raises on an answer that is none.
-_FAILURES = (
-    *(requests.RequestException, OSError),
-    *(ValueError, KeyError, TypeError, AttributeError, SyntaxError),
-)
 
 Progress = Callable[[float], None]
 
@@ -80,24 +71,11 @@ class Pacs:
         for done in send(paths):
             progress(done / len(paths))
 
-    def stow_files(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Send files as they are, by STOW-RS always: the PACS forwards no C-STORE of ours.
-
-        Returns
-        -------
-        dict of str to str
-            Why instances were refused for good, by SOP Instance UID.
-
-        Raises
-        ------
-        DeliveryError
-            The PACS cannot be reached, takes too long, or did not store an instance now.
-        """
-        refused: dict[str, str] = {}
+    @contextmanager
+    def originals(self, same: Comparison) -> Iterator[Originals]:
+        """Give what keeps files at the PACS as they are: it forwards no C-STORE of ours."""
         with self._session() as session:
-            for some in batches(paths):
-                refused |= self._stow_files(session, some)
-        return refused
+            yield Originals(session, self._settings.pacs_url, same)
 
     def instances(
         self, study_instance_uid: str, series_instance_uid: str, until: Collection[str] = ()
@@ -130,8 +108,8 @@ class Pacs:
                     shown |= page
                     if until and shown.issuperset(until):
                         break
-        except _FAILURES as error:
-            raise DeliveryError(f"the PACS cannot be asked: {_short(error)}") from error
+        except FAILURES as error:
+            raise DeliveryError(f"the PACS cannot be asked: {named(error)}") from error
         return shown
 
     def count(self, study_instance_uid: str, series_instance_uid: str) -> int:
@@ -149,8 +127,8 @@ class Pacs:
         try:
             with self._client() as client:
                 yield from client.iter_series(study_instance_uid, series_instance_uid)
-        except _FAILURES as error:
-            raise DeliveryError(f"the PACS cannot be asked: {_short(error)}") from error
+        except FAILURES as error:
+            raise DeliveryError(f"the PACS cannot be asked: {named(error)}") from error
 
     def confirm(self, study: str, series: str, sent: Collection[str]) -> None:
         """Raise `DeliveryError` unless the PACS shows exactly the instances that were sent."""
@@ -183,38 +161,6 @@ class Pacs:
     def _dicomweb(self) -> str:
         return f"{self._settings.pacs_url}/dicom-web"
 
-    def _stow_files(self, session: BoundedSession, paths: Sequence[Path]) -> dict[str, str]:
-        """Send files in one request; where the PACS takes offence at it as such, one by one."""
-        sent = {str(read_file_meta_info(path).MediaStorageSOPInstanceUID) for path in paths}
-        message = Message(paths)
-        try:
-            answer = session.post(
-                f"{self._dicomweb}/studies", data=message.body, headers=message.headers
-            )
-            reasons, stored = _answered(answer)
-            if not reasons and not stored:
-                answer.raise_for_status()
-        except _FAILURES as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status not in _BAD_REQUEST:
-                raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
-            if len(paths) == 1:
-                return dict.fromkeys(sent, f"the PACS refused it: HTTP {status}")
-            alone = [self._stow_files(session, [path]) for path in paths]
-            return {uid: words for one in alone for uid, words in one.items()}
-        refused = {
-            uid: f"the PACS refused it: 0x{reason:04X}"
-            for uid, reason in reasons.items()
-            if _is_for_good(reason)
-        }
-        if missing := sent - stored - refused.keys():
-            codes = sorted(f"0x{reasons[uid]:04X}" for uid in missing & reasons.keys())
-            first = f", first with {codes[0]}" if codes else ""
-            raise DeliveryError(
-                f"STOW-RS: {len(sent) - len(missing)} of {len(sent)} instances taken{first}"
-            )
-        return refused
-
     def _stow(self, paths: Sequence[Path]) -> Iterator[int]:
         with self._client() as client:
             done = 0
@@ -222,8 +168,8 @@ class Pacs:
                 batch = [dcmread(path) for path in some]
                 try:
                     answer = client.store_instances(batch)
-                except _FAILURES as error:
-                    raise DeliveryError(f"STOW-RS failed: {_short(error)}") from error
+                except FAILURES as error:
+                    raise DeliveryError(f"STOW-RS failed: {named(error)}") from error
                 _check_stow(answer, {str(dataset.SOPInstanceUID) for dataset in batch})
                 done += len(batch)
                 yield done
@@ -273,25 +219,3 @@ def _check_stow(answer: Dataset, sent: set[str]) -> None:
     }
     if missing := sent - stored:
         raise DeliveryError(f"STOW-RS: {len(sent) - len(missing)} of {len(sent)} instances taken")
-
-
-def _answered(answer: requests.Response) -> tuple[dict[str, int], set[str]]:
-    """Return what an answer says was refused, with reasons, and what was stored; else nothing."""
-    if answer.status_code not in (200, 202, 409):
-        return {}, set()
-    said = answer.json() if answer.content else {}
-    return refused_in(said), stored_in(said)
-
-
-def _is_for_good(reason: int) -> bool:
-    """Tell whether an instance that failed so would later, too (PS3.18, table 10.5.3-1)."""
-    return reason == 0x0122 or reason >> 8 == 0xA9 or reason >> 12 == 0xC
-
-
-def _short(error: Exception) -> str:
-    """Name an error without the addresses and UIDs that its text carries."""
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if isinstance(error, requests.Timeout):
-        return "it took too long (delivery_timeout)"
-    return f"HTTP {status}" if status else type(error).__name__

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Message", "batches", "refused_in", "stored_in"]
+__all__ = ["Message", "batches", "refused_in"]
 
 # Instances a request: enough to be quick, few enough that a request fits in memory.
 _BATCH = 24
 _BATCH_BYTES = 64 * 1024**2
 
-_FAILED, _STORED, _REASON, _UID = "00081198", "00081199", "00081197", "00081155"
+_FAILED, _REASON, _UID = "00081198", "00081197", "00081155"
 
 
 def batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -63,11 +63,3 @@ def refused_in(answer: Mapping[str, Any]) -> dict[str, int]:
         )
         for one in answer.get(_FAILED, {}).get("Value", [])
     }
-
-
-def stored_in(answer: Mapping[str, Any]) -> set[str]:
-    """Return the SOP Instance UIDs that an answer in DICOM JSON says are stored.
-
-    It raises as `refused_in` does.
-    """
-    return {str(one[_UID]["Value"][0]) for one in answer.get(_STORED, {}).get("Value", [])}

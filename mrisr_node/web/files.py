@@ -51,7 +51,7 @@ def files_router(settings: Settings) -> APIRouter:
 
     @router.get("/{key}/info", summary="What a file is")
     def info(request: Request, key: str) -> FileView:
-        return file_view(settings, own_file(request, key))
+        return file_view(settings, _asked_for(request, key))
 
     # A client may ask for the headers alone, as of every file on the web.
     @router.head("/{key}", include_in_schema=False)
@@ -71,8 +71,7 @@ def files_router(settings: Settings) -> APIRouter:
         },
     )
     def content(request: Request, key: str) -> Response:
-        file = own_file(request, key)
-        concerns_each(request, _subjects(file))
+        file = _asked_for(request, key)
         path = settings.files_dir / file.key
         if not path.is_file():
             raise HTTPException(410, "the bytes of this file are gone; make or upload it again")
@@ -94,10 +93,17 @@ def files_router(settings: Settings) -> APIRouter:
         dependencies=[allow(Permission.OPERATE)],
     )
     def delete(request: Request, key: str) -> None:
-        if not delete_file(settings, own_file(request, key)):
+        if not delete_file(settings, _asked_for(request, key)):
             raise HTTPException(409, "a job works with this file; cancel it, or wait for its end")
 
     return router
+
+
+def _asked_for(request: Request, key: str) -> StoredFile:
+    """Return a file that whoever asks may have, and tell the audit trail whose data it is."""
+    file = own_file(request, key)
+    concerns_each(request, _subjects(file))
+    return file
 
 
 def _subjects(file: StoredFile) -> list[Subject]:

@@ -214,7 +214,9 @@ def inference_router(settings: Settings) -> APIRouter:
 
     @router.get("/batch/{key}", summary="Several that were begun together")
     def one_batch(request: Request, key: str) -> BatchView:
-        return _batch_view(settings, _own_batch(request, key))
+        batch = _own_batch(request, key)
+        concerns_each(request, (subject_of(row.series) for row in _children(batch)))
+        return _batch_view(settings, batch)
 
     @router.get(
         "/batch/{key}/zip",

@@ -16,7 +16,7 @@ from mrisr_node.jobs.given_files import owner_of
 from mrisr_node.jobs.listing import JobOverview, JobState, count_jobs, find_job, list_jobs
 from mrisr_node.jobs.recovery import retry
 from mrisr_node.people.roles import Permission
-from mrisr_node.records import Job, StateError
+from mrisr_node.records import Job, Series, StateError
 from mrisr_node.results.delivery import Pacs
 from mrisr_node.settings import Settings
 from mrisr_node.web.bodies import Body
@@ -24,7 +24,7 @@ from mrisr_node.web.idempotency import LOCATION, IdempotentRoute
 from mrisr_node.web.permissions import allow
 from mrisr_node.web.series import Id, Limit, Offset, Uid, known_series
 from mrisr_node.web.stages import TimeLeft, overall, stage_name, time_left
-from mrisr_node.web.subjects import concerns
+from mrisr_node.web.subjects import concerns, concerns_each, subject_of
 
 __all__ = ["JobList", "JobView", "SentAgain", "jobs_router"]
 
@@ -175,8 +175,10 @@ def jobs_router(settings: Settings) -> APIRouter:
         summary="Send every result again that the PACS did not take",
         dependencies=operate,
     )
-    def send_all() -> SentAgain:
-        return SentAgain(sent_again=send_all_again(settings))
+    def send_all(request: Request) -> SentAgain:
+        sent = send_all_again(settings)
+        concerns_each(request, map(subject_of, Series.select().where(Series.id.in_(sent))))
+        return SentAgain(sent_again=len(sent))
 
     @router.get("/{job_id}", summary="One job", responses=_NONE)
     def one_job(job_id: Id) -> JobView:

@@ -88,7 +88,9 @@ class NodeCollector(Collector):
         yield _value("mrisr_files_bytes", "Size of the files that can be downloaded", stored)
         unfinished = Upload.state.not_in([UploadState.DONE.value, UploadState.REFUSED.value])
         arrived = Upload.select(fn.SUM(Upload.offset)).where(unfinished).scalar() or 0
-        yield _value("mrisr_uploads_bytes", "Size of what came of unfinished uploads", arrived)
+        yield _value(
+            "mrisr_uploads_bytes", "Size of what came of uploads that are not over", arrived
+        )
 
 
 def metrics_router(settings: Settings, health: Health) -> APIRouter:

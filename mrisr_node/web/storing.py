@@ -11,7 +11,6 @@ request does no harm.
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +31,7 @@ from mrisr_node.intake.part_10 import hold_the_same
 from mrisr_node.intake.screener import Screener
 from mrisr_node.intake.screening import Header, Rejected
 from mrisr_node.intake.statuses import StoreStatus
+from mrisr_node.results.originals import ALREADY_STORED, STORED, found_in, said_in
 from mrisr_node.settings import Settings
 from mrisr_node.web.guard import public_origin
 from mrisr_node.web.negotiation import Representation, representations
@@ -51,7 +51,6 @@ _MOST_STORES = 8
 _AT_ONE_TIME = 4
 _PIECE = 256 * 1024
 _ANOTHER_STUDY = 0xC409  # within "cannot understand" (PS3.18 10.5.3), as other servers say it
-_ORTHANC_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _FAILED = 0x0110  # PS3.7 C.4.2.1.5
 
 _log = logging.getLogger(__name__)
@@ -247,15 +246,15 @@ async def _keep(settings: Settings, request: Request, resource: str, file: PartF
         there = await _copies(settings, request, header.sop_instance_uid)
         if not there:
             status, orthanc_id = await _give(settings, request, file)
-            if status == "Success":
+            if status == STORED:
                 return header
-            if status != "AlreadyStored":  # by another request meanwhile
+            if status != ALREADY_STORED:  # by another request meanwhile
                 raise Rejected(_FAILED, "the PACS did not store it", *uids)
             there = [orthanc_id]
         for orthanc_id in there:
             if await _is_the_same(settings, request, file.path, orthanc_id):
                 return header
-    except (HTTPException, LookupError, TypeError) as error:
+    except (HTTPException, LookupError, TypeError, ValueError) as error:
         if isinstance(error, HTTPException) and error.status_code in (503, 504):
             raise  # nor will it store the others
         _log.warning("an instance was not stored: %s", getattr(error, "detail", "an odd answer"))
@@ -267,8 +266,7 @@ async def _copies(settings: Settings, request: Request, sop_instance_uid: str) -
     """Return Orthanc's names of the instances with a UID: it takes several, of several patients."""
     content = sop_instance_uid.encode()
     answer = await ask_pacs(settings, request, "tools/lookup", {}, content=content, root="/")
-    found = await read_document(answer)
-    return [_orthanc_id(one["ID"]) for one in found if one["Type"] == "Instance"]
+    return found_in(await read_document(answer))
 
 
 async def _give(settings: Settings, request: Request, file: PartFile) -> tuple[str, str]:
@@ -276,15 +274,7 @@ async def _give(settings: Settings, request: Request, file: PartFile) -> tuple[s
     headers = {"Content-Type": "application/dicom", "Content-Length": str(file.size)}
     content = _content(file.path)
     answer = await ask_pacs(settings, request, "instances", headers, content=content, root="/")
-    said = await read_document(answer)
-    return str(said["Status"]), _orthanc_id(said["ID"])
-
-
-def _orthanc_id(text: object) -> str:
-    found = _ORTHANC_ID.fullmatch(str(text))
-    if not found:
-        raise LookupError
-    return found[0]
+    return said_in(await read_document(answer))
 
 
 async def _is_the_same(settings: Settings, request: Request, path: Path, orthanc_id: str) -> bool:

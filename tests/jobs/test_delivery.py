@@ -165,7 +165,7 @@ def test_all_dead_letters_are_sent_again_at_once(settings, pacs, deliverable, de
     assert (again.exit_code, "has no result that" in again.output) == (1, True)
     assert _command(settings).exit_code == 2
     assert _command(settings, "--all").output == "2 results will be sent again\n"
-    assert send_all_again(settings) == 0
+    assert send_all_again(settings) == []
     assert dead_letters() == []
     assert {series.state for series in Series.select()} == {State.QUEUED}
     pacs.mood = "good"

@@ -11,7 +11,7 @@ from secrets import token_hex
 
 import peewee
 import pytest
-from given_samples import stored
+from given_samples import stored, whole_result
 from pydicom.uid import generate_uid
 from test_annotations import MULTIPART, report_on
 from test_annotations import message as reports
@@ -19,11 +19,12 @@ from test_storing import message, post
 from web_door import PASSWORD, Door, served
 from web_samples import SampleStudy, as_file, make_study
 
+from mrisr_node.jobs.stages import Stage
 from mrisr_node.people.audit import Action, AuditRow, Filter, record, search
 from mrisr_node.people.roles import Role
 from mrisr_node.people.tokens import create_token
 from mrisr_node.people.users import add_user
-from mrisr_node.records import Job, NiftiSeries, Rejection, Series, StoredFile
+from mrisr_node.records import Job, NiftiSeries, Rejection, Series, State, StoredFile
 from mrisr_node.web.audit import _quiet
 from tests import spooling
 
@@ -173,9 +174,44 @@ def test_everybody_whose_images_were_stored(door, rows, store_study):
 
 def test_what_somebody_does_with_files(door, rows):
     with served_file(door, "FILED-1") as file, door.tool() as client:
+        assert client.get(f"/api/files/{file.key}/info").status_code == 200
         assert client.get(f"/api/files/{file.key}").status_code == 200
-    (row,) = rows()
-    assert (row.action, row.patient_id) == (Action.EXPORT, "FILED-1")
+        [given] = file.niftiseries_set
+        for state, answer in ((State.QUEUED, 409), (State.DONE, 204)):
+            Series.update(state=state.value).where(Series.id == given.series_id).execute()
+            assert client.delete(f"/api/files/{file.key}").status_code == answer
+    found = rows()
+    assert [(row.action, row.method, row.status) for row in found] == [
+        (Action.RECORD, "GET", 200),
+        (Action.EXPORT, "GET", 200),
+        (Action.CHANGE, "DELETE", 409),
+        (Action.CHANGE, "DELETE", 204),
+    ]
+    assert {row.patient_id for row in found} == {"FILED-1"}
+
+
+def test_whose_results_are_sent_again(door, rows):
+    series = [
+        Series.create(
+            series_instance_uid=generate_uid(),
+            study_instance_uid=generate_uid(),
+            patient_id=f"LATE-{number}",
+            state=State.FAILED.value,
+        )
+        for number in range(2)
+    ]
+    for one in series:
+        job = Job.create(series=one, recipe="native", stage=Stage.STORE.value)
+        whole_result(door.settings, job)
+    with door.tool() as client:
+        assert client.post("/api/jobs/send-again").json() == {"sent_again": 2}
+        assert client.post("/api/jobs/send-again").json() == {"sent_again": 0}
+    assert [(row.action, row.patient_id, row.study_uid) for row in rows()] == [
+        *((Action.CHANGE, one.patient_id, one.study_instance_uid) for one in series),
+        (Action.CHANGE, "", ""),
+    ]
+    for one in series:
+        one.delete_instance(recursive=True)
 
 
 def test_whose_files_are_processed_and_downloaded(door, rows):
@@ -190,6 +226,7 @@ def test_whose_files_are_processed_and_downloaded(door, rows):
         for one in batch.json()["items"]:
             stored(door.settings, job=Job.get(Job.series == one["id"]))
         refused = client.post("/api/inference", json={"file": "none"})
+        assert client.get(f"/api/inference/batch/{batch.json()['id']}").is_success
         assert client.get(f"/api/inference/batch/{batch.json()['id']}/zip").is_success
         assert refused.status_code == 404
     found = rows()
@@ -199,13 +236,18 @@ def test_whose_files_are_processed_and_downloaded(door, rows):
         (Action.CHANGE, "/api/inference/batch", "GIVEN-1", 202),
         (Action.CHANGE, "/api/inference", "", 404),
         *(
+            (Action.RECORD, f"/api/inference/batch/{batch.json()['id']}", f"GIVEN-{n}", 200)
+            for n in range(2)
+        ),
+        *(
             (Action.EXPORT, f"/api/inference/batch/{batch.json()['id']}/zip", f"GIVEN-{n}", 200)
             for n in range(2)
         ),
     ]
     # Each is a study of its own; the download names those that were begun.
     assert len({row.study_uid for row in found}) == 4
-    assert {row.study_uid for row in found[1:3]} == {row.study_uid for row in found[4:]}
+    for several in (found[4:6], found[6:]):
+        assert {row.study_uid for row in found[1:3]} == {row.study_uid for row in several}
     for row in found:
         assert (row.username, row.role, row.means) == ("admin", "admin", "token tests")
         assert (row.address, bool(row.series_uid)) == ("127.0.0.1", row.status != 404)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 
 import httpx
 import pytest
+from given_samples import whole_result
 from web_door import served
 from web_samples import as_file, make_study
 
 from mrisr_node.jobs import asking
-from mrisr_node.jobs.result_files import digests_of
 from mrisr_node.jobs.stages import Stage
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.people.tokens import create_token
@@ -278,12 +277,7 @@ def test_results_that_the_pacs_did_not_take_are_sent_again(tool, door):
     dead = [add(f"5.{n}", State.FAILED, {"stage": Stage.CONFIRM.value}) for n in range(4)]
     jobs = [Job.get(Job.series == series) for series in dead]
     for job in jobs[:3]:
-        folder = door.settings.work_dir / str(job.id) / "result"
-        folder.mkdir(parents=True)
-        (folder / "1.dcm").touch()
-        (folder.parent / "result.json").write_text('{"instances": 1}')
-        digests = digests_of(folder)
-        (folder.parent / "digests.json").write_text(json.dumps(digests))
+        whole_result(door.settings, job)
     page = tool.get("/api/series", params={"state": "failed"}).json()
     assert page["dead_letters"] == 4
     assert [one["dead_letter"] for one in page["items"] if one["id"] == dead[0].id] == [True]

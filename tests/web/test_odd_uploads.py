@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 import zipfile
+from copy import deepcopy
 from io import BytesIO
 
+import httpx
 import pytest
 from bad_pacs import bad_pacs
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from test_storing import KIND, message
 from tus_client import TUS, Sender
 from web_door import served
 from web_samples import as_file, make_study
 
-from mrisr_node.intake.part_10 import in_file_format
+from mrisr_node.counts import counted
+from mrisr_node.delays import LONGEST_DELAY
+from mrisr_node.intake.part_10 import hold_the_same, in_file_format
 from mrisr_node.intake.receiver import Receiver
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.node.orthanc import OrthancProcess
 from mrisr_node.records import Instance, Rejection, Series, Upload
 from mrisr_node.results.delivery import Pacs
+from mrisr_node.results.originals import NotKept
 
 
 def checked(settings, key: str) -> Upload:
@@ -101,13 +106,13 @@ def test_what_the_pacs_refuses_for_good_does_not_hold_up_the_others(make_setting
         running.tool() as client,
         bad_pacs(settings.orthanc_http_port) as pacs,
     ):
-        pacs.mood, pacs.reason = "half", 0xC000
+        pacs.mood = "half"
         upload = checked(settings, Sender(client).send(zipped(sample_series.paths[:4])))
         assert upload.state == "done"
         assert upload.reason == (
-            "2 images are in the PACS; 2 not taken: the PACS refused it: 0xC000 (in quarantine)"
+            "2 images are in the PACS; 2 not taken: the PACS refused it: HTTP 400 (in quarantine)"
         )
-        kept = Rejection.select().where(Rejection.reason == "the PACS refused it: 0xC000")
+        kept = Rejection.select().where(Rejection.reason == "the PACS refused it: HTTP 400")
         assert {row.sender for row in kept} == {"admin"}
         names = {
             dcmread(settings.quarantine_dir / row.path, specific_tags=["SOPInstanceUID"])
@@ -117,40 +122,150 @@ def test_what_the_pacs_refuses_for_good_does_not_hold_up_the_others(make_setting
         assert len(names) == 2
         assert not names & pacs.kept.keys()
         # A PACS that is full is not for good.
-        pacs.reason = 0xA700
+        pacs.status = 507
         upload = checked(settings, Sender(client).send(zipped(sample_series.paths[4:8])))
         assert upload.state == "sending"
-        assert "2 of 4 instances taken, first with 0xA700" in upload.reason
-
-
-def test_orthanc_tells_the_bad_one_and_keeps_the_others(make_settings, needs_orthanc, tmp_path):
-    """It answers 400 to all of a request, though it has stored what is good of it."""
-    settings = make_settings(minimum_free_bytes=0)
-    good = make_study().source[:2]
-    junk = in_file_format(b"junk" * 99, MRImageStorage, UID("1.2.3"), ExplicitVRLittleEndian)
-    paths = [tmp_path / f"{number}.dcm" for number in range(3)]
-    for path, content in zip(paths, (as_file(good[0]), junk, as_file(good[1])), strict=True):
-        path.write_bytes(content)
-    with OrthancProcess(settings):
-        pacs = Pacs(settings)
-        assert pacs.stow_files(paths) == {"1.2.3": "the PACS refused it: HTTP 400"}
-        there = pacs.instances(good[0].StudyInstanceUID, good[0].SeriesInstanceUID)
-    assert there == {image.SOPInstanceUID for image in good}
+        assert "the PACS cannot be asked: HTTP 507" in upload.reason
 
 
 @pytest.mark.parametrize("status", [400, 409])
-def test_an_answer_to_the_request_as_such(make_settings, sample_series, status):
+def test_what_the_pacs_refuses_altogether(make_settings, sample_series, status):
     settings = make_settings(minimum_free_bytes=0)
     with (
         served(settings) as running,
         running.tool() as client,
         bad_pacs(settings.orthanc_http_port) as pacs,
     ):
-        pacs.mood = status
+        pacs.mood, pacs.status = "refusing", status
         upload = checked(settings, Sender(client).send(zipped(sample_series.paths[:2])))
         assert upload.state == "refused"
-        assert f"the PACS refused it: HTTP {status} (in quarantine)" in upload.reason
-        assert pacs.requests == ["POST"] * 3
+        assert f"2 not taken: the PACS refused it: HTTP {status} (in quarantine)" in upload.reason
+        assert pacs.given == 2
+
+
+@pytest.mark.parametrize("mood", ["hangs up", "nonsense", 401, 503])
+def test_a_pacs_that_gives_no_answer_is_asked_again(make_settings, sample_series, mood):
+    settings = make_settings(minimum_free_bytes=0)
+    with (
+        served(settings) as running,
+        running.tool() as client,
+        bad_pacs(settings.orthanc_http_port) as pacs,
+    ):
+        pacs.mood = mood
+        key = Sender(client).send(sample_series.paths[0].read_bytes())
+        upload = checked(settings, key)
+        assert upload.state == "sending"
+        assert upload.reason.startswith("the PACS cannot be asked: ")
+        # A connection that ended in that moment is no outage.
+        pacs.mood = "tired"
+        Upload.update(not_before=0.0).execute()
+        assert checked(settings, key).state == "done"
+
+
+def test_orthanc_refuses_what_is_no_instance(make_settings, needs_orthanc, tmp_path):
+    settings = make_settings(minimum_free_bytes=0)
+    path = tmp_path / "junk.dcm"
+    junk = in_file_format(b"junk" * 99, MRImageStorage, UID("1.2.3"), ExplicitVRLittleEndian)
+    path.write_bytes(junk)
+    with (
+        OrthancProcess(settings),
+        Pacs(settings).originals(hold_the_same) as originals,
+        pytest.raises(NotKept, match="HTTP 400"),
+    ):
+        originals.keep(path, "1.2.3")
+
+
+def changed(image: Dataset, **values: object) -> Dataset:
+    """The same instance, by its name, with other content."""
+    other = deepcopy(image)
+    for name, value in values.items():
+        setattr(other, name, value)
+    return other
+
+
+def test_what_only_the_pacs_has_with_other_content(make_settings, needs_orthanc, tmp_path):
+    """Orthanc keeps the first of a name, and says that it stored the second."""
+    settings = make_settings(minimum_free_bytes=0)
+    mine, same, new = make_study().source[:3]
+    theirs = [
+        changed(mine, ImageComments="from elsewhere"),
+        # Orthanc takes this as another instance, and would take ours beside it.
+        changed(same, PatientID="SOMEBODY-ELSE"),
+    ]
+    files = [tmp_path / f"{n}.dcm" for n in range(3)]
+    for path, image in zip(files, (mine, same, new), strict=True):
+        path.write_bytes(as_file(image))
+    with (
+        served(settings) as running,
+        running.tool() as client,
+        OrthancProcess(settings) as orthanc,
+    ):
+        auth = (settings.orthanc_username, settings.pacs_password())
+        for image in theirs:
+            httpx.post(
+                f"{orthanc.url}/instances", content=as_file(image), auth=auth, trust_env=False
+            ).raise_for_status()
+        assert not Instance.select().exists()
+        upload = checked(settings, Sender(client).send(zipped(files)))
+        assert upload.reason == (
+            "1 image is in the PACS; 2 not taken: here already, with other content (in quarantine)"
+        )
+        assert Rejection.select().count() == 2
+        # What is there as it is, is taken: it was stored before.
+        upload = checked(settings, Sender(client).send(files[2].read_bytes()))
+        assert (upload.state, upload.reason) == ("done", "1 image is in the PACS")
+        found = httpx.get(f"{orthanc.url}/instances", auth=auth, trust_env=False).json()
+        assert len(found) == 3
+    assert list(settings.uploads_dir.iterdir()) == []
+    assert list((settings.spool_dir / "drafts").iterdir()) == []
+
+
+def test_two_of_one_name_in_one_upload(make_settings, needs_orthanc, tmp_path):
+    settings = make_settings(minimum_free_bytes=0)
+    image = make_study().source[0]
+    files = [tmp_path / f"{n}.dcm" for n in range(3)]
+    for path, one in zip(files, (image, changed(image, ImageComments="x"), image), strict=True):
+        path.write_bytes(as_file(one))
+    with served(settings) as running, running.tool() as client, OrthancProcess(settings):
+        upload = checked(settings, Sender(client).send(zipped(files)))
+    assert upload.reason == (
+        "1 image is in the PACS; 1 not taken: here already, with other content (in quarantine)"
+    )
+
+
+def test_what_the_pacs_has_encoded_anew_is_the_same(
+    make_settings, needs_orthanc, store, brain, tmp_path
+):
+    """By C-STORE, as a scanner: the node has not received it."""
+    settings = make_settings(minimum_free_bytes=0, stable_age=86_400)
+    path = tmp_path / "one.dcm"
+    path.write_bytes(brain[1].read_bytes())
+    with served(settings) as running, running.tool() as client, OrthancProcess(settings):
+        store(path, port=settings.pacs_port)
+        upload = checked(settings, Sender(client).send(path.read_bytes()))
+    assert (upload.state, upload.reason) == ("done", "1 image is in the PACS")
+
+
+def test_it_is_kept_for_as_long_as_only_the_node_has_it(
+    make_settings, needs_orthanc, sample_series
+):
+    settings = make_settings(minimum_free_bytes=0, delivery_attempts=2, retention_files_days=1)
+    with served(settings) as running, running.tool() as client:
+        key = Sender(client).send(sample_series.paths[0].read_bytes(), "slice.dcm")
+        long_ago = time.time() - 100 * 86_400
+        for tries in (1, 2, 500):
+            Upload.update(
+                attempts=tries - 1, not_before=0.0, created_at=long_ago, touched_at=long_ago
+            ).execute()
+            assert checked(settings, key).state == "sending"
+            told = client.get(f"/api/uploads/{key}").json()
+            assert f"(tried {counted(tries, 'time')}); it will be tried again" in told["reason"]
+            assert 0 < told["next_try_at"] - time.time() <= LONGEST_DELAY
+            assert (settings.uploads_dir / key).stat().st_size == told["size"]
+        Upload.update(not_before=0.0).execute()
+        with OrthancProcess(settings):
+            upload = checked(settings, key)
+    assert (upload.state, upload.reason) == ("done", "1 image is in the PACS")
 
 
 def test_one_that_waits_can_be_given_up(make_settings, sample_series):

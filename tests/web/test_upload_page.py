@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from viewing import visit
 from web_door import Door, served
 
+from mrisr_node.intake.incoming import Part
 from mrisr_node.jobs.uploads import Uploads
 from mrisr_node.records import Job, Series, StoredFile, Upload
 
@@ -202,3 +203,77 @@ def test_what_is_wrong_with_one_of_several_files_stays_to_be_read(page, tmp_path
     page.get_by_label("Choose files").set_input_files(tmp_path / "zero.nii")
     expect(page.get_by_role("status")).to_contain_text("zero.nii is uploaded")
     expect(page.get_by_text("an empty file")).to_have_count(0)
+
+
+def test_what_waits_says_for_what_and_how_long(page, door, sample_series):
+    """No PACS runs here."""
+    page.get_by_label("Choose files").set_input_files(sample_series.paths[0])
+    row = page.get_by_role("row").filter(has_text=sample_series.paths[0].name)
+    expect(row.locator(".state")).to_have_text("waiting")
+    expect(row.locator(".reason")).to_contain_text(
+        re.compile("the PACS cannot be asked.*it will be tried again, at [0-9]{1,2}:[0-9]{2}")
+    )
+    assert_accessible(page)
+    shot(page, "upload-waiting")
+    row.get_by_role("button", name=re.compile("^Delete")).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(row).to_be_hidden()
+    assert not Upload.select().exists()
+
+
+@pytest.fixture
+def slow_disk(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Nothing becomes durable before the second event; the first tells that it is begun."""
+    begun, go_on, keep = threading.Event(), threading.Event(), Part.keep
+
+    def slow(part: Part) -> None:
+        begun.set()
+        go_on.wait(120)
+        keep(part)
+
+    monkeypatch.setattr(Part, "keep", slow)
+    yield begun, go_on
+    go_on.set()
+
+
+def test_giving_up_waits_for_what_is_still_written(page, door, head, slow_disk):
+    """The connection is cut at once; the node syncs what came, and holds on to the file."""
+    begun, go_on = slow_disk
+    page.get_by_label("Choose files").set_input_files(head)
+    assert begun.wait(60)
+    key = Upload.get().key
+    row = page.get_by_role("row").filter(has_text="head.nii")
+    row.get_by_role("button", name="Delete head.nii").click()
+    with page.expect_response(lambda answer: answer.status == 423):
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    assert Upload.select().count() == 1
+    go_on.set()
+    expect(page.get_by_role("status")).to_have_text("head.nii was given up.")
+    expect(row).to_be_hidden()
+    assert not Upload.select().exists()
+    assert not (door.settings.uploads_dir / key).exists()
+    assert page.evaluate("localStorage.length") == 0
+
+
+def test_what_could_not_be_given_up_is_told(page, door, head, slow_disk):
+    begun, go_on = slow_disk
+    page.get_by_label("Choose files").set_input_files(head)
+    assert begun.wait(60)
+    key = Upload.get().key
+    row = page.get_by_role("row").filter(has_text="head.nii")
+    row.get_by_role("button", name="Delete head.nii").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    said = page.get_by_text("head.nii: not deleted: another request is writing to this upload")
+    expect(said).to_be_visible(timeout=60_000)
+    assert_accessible(page)
+    expect(row).to_contain_text("interrupted")
+    expect(page.locator("#outcome")).to_be_empty()
+    shot(page, "upload-not-deleted")
+    expect(page.get_by_text("was given up")).to_have_count(0)
+    # It is as after a connection that broke off: there, and still to be deleted.
+    expect(row).to_contain_text("Choose the same file again")
+    go_on.set()
+    row.get_by_role("button", name="Delete head.nii").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("status")).to_contain_text("head.nii is deleted.")
+    assert not (door.settings.uploads_dir / key).exists()

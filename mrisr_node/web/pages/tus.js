@@ -34,16 +34,18 @@ export class Transfer {
         await pause(Math.min(FIRST_DELAY_MS * 2 ** tries++, LONGEST_DELAY_MS));
       }
     }
-    if (!this.ended) localStorage.removeItem(this.place);
+    if (!this.ended) this.forget();
     return this.url?.split('/').pop();
   }
 
-  // Stops, and has the server forget what it got.
-  async giveUp() {
+  // Stops sending; what has come by then stays there.
+  stop() {
     this.ended = true;
     this.request?.abort();
+  }
+
+  forget() {
     localStorage.removeItem(this.place);
-    if (this.url) await this.ask('DELETE', this.url).catch(() => {});
   }
 
   async create() {
@@ -62,7 +64,7 @@ export class Transfer {
       answer = await this.ask('HEAD', this.url);
     } catch (error) {
       if (error.status !== 404) throw error;
-      localStorage.removeItem(this.place);
+      this.forget();
       Object.assign(this, { url: null, offset: 0 });
       return;
     }

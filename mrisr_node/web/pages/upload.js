@@ -7,6 +7,8 @@ import {
 
 const EVERY_MS = 2000;
 const RATE_MS = 10000;
+const END_EVERY_MS = 500;
+const END_WITHIN_MS = 10000;
 const WORDS = {
   receiving: 'uploading', checking: 'checking', sending: 'sending', done: 'uploaded', refused: 'refused',
 };
@@ -77,7 +79,8 @@ async function next() {
     const more = waiting.length ? `, ${waiting.length} more to go` : '';
     outcome(file.name, `Uploading ${file.name}${more} …`);
     await current.run();
-    outcome(file.name, current.ended ? `${file.name} was given up.` : `${file.name} is uploaded.`);
+    // Who has given it up says so, once it is done.
+    if (!current.ended) outcome(file.name, `${file.name} is uploaded.`);
   } catch (error) {
     outcome(file.name, '');
     trouble(file.name, error.message);
@@ -158,9 +161,10 @@ function fill(row, upload, jobs) {
   const receiving = upload.state === 'receiving';
   text(part('name'), upload.name);
   text(part('size'), bytes(upload.size));
-  text(part('state'), receiving && !mine ? 'interrupted' : WORDS[upload.state]);
+  const waits = upload.next_try_at !== null;
+  text(part('state'), receiving && !mine ? 'interrupted' : waits ? 'waiting' : WORDS[upload.state]);
   part('state').dataset.state = { refused: 'failed', done: 'done' }[upload.state] ?? 'queued';
-  const again = upload.next_try_at ? `, at ${new Date(upload.next_try_at * 1000).toLocaleTimeString()}` : '';
+  const again = waits ? `, at ${new Date(upload.next_try_at * 1000).toLocaleTimeString()}` : '';
   text(part('reason'), receiving && !mine ? 'Choose the same file again, and it goes on.' : upload.reason + again);
   const bar = row.querySelector('progress');
   bar.hidden = !receiving;
@@ -175,7 +179,7 @@ function fill(row, upload, jobs) {
   part('series').hidden = !upload.series.length;
   part('series').href = '/';
   // What waits for its next try nobody works on.
-  part('delete').hidden = ['checking', 'sending'].includes(upload.state) && !upload.next_try_at;
+  part('delete').hidden = ['checking', 'sending'].includes(upload.state) && !waits;
   part('jobs').replaceChildren(...jobs.map(drawJob));
 }
 
@@ -240,16 +244,36 @@ function wish(upload) {
 }
 
 async function remove(upload) {
+  const over = ['done', 'refused'].includes(upload.state);
   const question = upload.file ? `Delete ${upload.name}? Results that were made of it stay.`
-    : `Delete ${upload.name} from this list?`;
+    : over ? `Delete ${upload.name} from this list?`
+    : `Give up ${upload.name}? The node deletes what it has of it.`;
   if (!(await sure(question, 'Delete'))) return;
-  if (current?.url?.endsWith(upload.id)) await current.giveUp();
-  else {
-    if (upload.file) await ask(`/api/files/${upload.file}`, 'DELETE');
-    await ask(`/api/uploads/${upload.id}`, 'DELETE');
-    outcome(upload.name, `${upload.name} is deleted.`);
+  const transfer = current?.url?.endsWith(upload.id) ? current : null;
+  if (transfer) {
+    transfer.stop();
+    outcome(upload.name, '');
   }
+  if (upload.file) await ask(`/api/files/${upload.file}`, 'DELETE');
+  await end(upload);
+  transfer?.forget();
+  outcome(upload.name, `${upload.name} ${transfer ? 'was given up' : 'is deleted'}.`);
   await follow();
+}
+
+// The node holds on to an upload while it writes the last of what came.
+async function end(upload) {
+  const until = performance.now() + END_WITHIN_MS;
+  for (;;) {
+    try {
+      return await ask(`/api/uploads/${upload.id}`, 'DELETE');
+    } catch (error) {
+      if (error.status === 404) return null;
+      if (error.status !== 423) throw error;
+      if (performance.now() > until) throw new Error(`not deleted: ${error.message}`);
+      await new Promise(go => setTimeout(go, END_EVERY_MS));
+    }
+  }
 }
 
 // While something is sent the page stays: it goes on once somebody signs in in another tab.

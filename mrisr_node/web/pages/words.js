@@ -20,7 +20,8 @@ export async function ask(path, method = 'GET', body = undefined, leave = true) 
   }
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
-    throw new Error(problem.detail ?? 'The node made a mistake.');
+    const error = new Error(problem.detail ?? 'The node made a mistake.');
+    throw Object.assign(error, { status: answer.status });
   }
   return answer.status === 204 ? null : answer.json();
 }
