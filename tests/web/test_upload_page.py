@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from viewing import visit
 from web_door import Door, served
 
@@ -236,14 +236,19 @@ def slow_disk(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     go_on.set()
 
 
+def ask_to_give_up(page: Page, head: Path, begun: threading.Event) -> tuple[Locator, str]:
+    """Come to the dialog while the node writes; return the upload's row and key."""
+    page.get_by_label("Choose files").set_input_files(head)
+    assert begun.wait(60)
+    row = page.get_by_role("row").filter(has_text="head.nii")
+    row.get_by_role("button", name="Delete head.nii").click()
+    return row, Upload.get().key
+
+
 def test_giving_up_waits_for_what_is_still_written(page, door, head, slow_disk):
     """The connection is cut at once; the node syncs what came, and holds on to the file."""
     begun, go_on = slow_disk
-    page.get_by_label("Choose files").set_input_files(head)
-    assert begun.wait(60)
-    key = Upload.get().key
-    row = page.get_by_role("row").filter(has_text="head.nii")
-    row.get_by_role("button", name="Delete head.nii").click()
+    row, key = ask_to_give_up(page, head, begun)
     with page.expect_response(lambda answer: answer.status == 423):
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     assert Upload.select().count() == 1
@@ -257,11 +262,7 @@ def test_giving_up_waits_for_what_is_still_written(page, door, head, slow_disk):
 
 def test_what_could_not_be_given_up_is_told(page, door, head, slow_disk):
     begun, go_on = slow_disk
-    page.get_by_label("Choose files").set_input_files(head)
-    assert begun.wait(60)
-    key = Upload.get().key
-    row = page.get_by_role("row").filter(has_text="head.nii")
-    row.get_by_role("button", name="Delete head.nii").click()
+    row, key = ask_to_give_up(page, head, begun)
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     said = page.get_by_text("head.nii: not deleted: another request is writing to this upload")
     expect(said).to_be_visible(timeout=60_000)
