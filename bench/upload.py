@@ -134,8 +134,8 @@ def write_head(path: Path, size: int) -> str:
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float64)
     header.set_data_shape((side, side, slices))
-    header.set_zooms((0.5, 0.5, 2.0))
-    header.set_sform(np.diag([0.5, 0.5, 2.0, 1.0]), 1)
+    header.set_zooms((0.5, 0.5, 1.0))
+    header.set_sform(np.diag([0.5, 0.5, 1.0, 1.0]), 1)
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     random = np.random.default_rng(0)
