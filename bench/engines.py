@@ -40,7 +40,7 @@ Engine = Callable[[nn.Module, Inputs, bool], Callable[[], FloatArray]]
 
 
 def in_torch(network: nn.Module, inputs: Inputs, bfloat16: bool) -> Callable[[], FloatArray]:
-    """Run the network as the node does."""
+    """Run the network in torch, in bfloat16 by autocast."""
 
     def run() -> FloatArray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

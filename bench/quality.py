@@ -119,6 +119,8 @@ def tables(score: Mapping[str, Any], checkpoint: str) -> str:
         what.append(f"{score['profile']} profile")
     if score["partial_fourier"] != 1:
         what.append(f"partial Fourier {score['partial_fourier']:g}")
+    if len(score["subjects"]) == 1:
+        what.append(f"{score['subjects'][0]} only")
     lines = [
         f"## {score['thickness_mm']:g} mm slices, {score['gap_mm']:g} mm gap, {', '.join(what)}",
         "",

@@ -133,8 +133,11 @@ def second_move(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> Non
 
 def end_slices(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> None:
     """Print how close the first and the last slice come to the truth."""
-    made = middle(simulate(head, protocol))
-    mask = foreground(made.truth)
+    whole = simulate(head, protocol)
+    made = middle(whole)
+    # Of the whole head: at a volume's ends the foreground is not known.
+    start = made.first - whole.first
+    mask = foreground(whole.truth)[..., start : start + made.truth.shape[-1]]
     peak = float(np.percentile(made.truth[mask], 99.5))
     half = 0.5 * made.thick.stack.distance_mm
     places = made.thick.positions
