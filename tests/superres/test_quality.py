@@ -77,7 +77,7 @@ def test_what_is_usual_is_not_printed_and_each_eclare_has_a_command(quality, rec
     assert "--axis y --method eclare --checkpoint" in second
     assert second.endswith("--eclare ENVIRONMENT --eclare-patches 2000")
     usual["methods"] = {"cubic": score["methods"]["cubic"]}
-    assert "along y, no noise\n" in quality.tables(usual, "tiny")
+    assert "along y, no noise, middle only\n" in quality.tables(usual, "tiny")
     assert "along y, 1 % noise, sinc profile, partial Fourier 0.75\n" in recorded[1]
 
 
