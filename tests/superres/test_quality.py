@@ -78,7 +78,7 @@ def test_what_is_usual_is_not_printed_and_each_eclare_has_a_command(quality, rec
     assert second.endswith("--eclare ENVIRONMENT --eclare-patches 2000")
     usual["methods"] = {"cubic": score["methods"]["cubic"]}
     assert "along y, no noise, middle only\n" in quality.tables(usual, "tiny")
-    assert "along y, 1 % noise, sinc profile, partial Fourier 0.75\n" in recorded[1]
+    assert "along y, 1 % noise, sinc profile, partial Fourier 0.75, middle only\n" in recorded[1]
 
 
 def test_seconds_and_memory_are_shown_where_they_are_known(quality, recorded):
