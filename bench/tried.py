@@ -31,7 +31,7 @@ from measuring import SAMPLE
 from torch import Tensor
 
 from mrisr_node.superres.checkpoints import Checkpoint
-from mrisr_node.superres.inference import restore_slices
+from mrisr_node.superres.methods import Method, build_methods
 from mrisr_node.superres.metrics import psnr
 from mrisr_node.superres.operators import build_operators
 from mrisr_node.superres.restoration import TorchOperators, consistent, restore
@@ -93,20 +93,6 @@ def middle(made: Simulated) -> Simulated:
     return Simulated(part, made.truth[..., inside], made.first + int(np.argmax(inside)))
 
 
-def network(made: Simulated, checkpoint: Checkpoint) -> FloatArray:
-    """Return the thin slices as the node makes them."""
-    thick = made.thick
-    return restore_slices(
-        thick.slices,
-        thick.stack,
-        thick.positions,
-        in_plane_mm=thick.in_plane_mm,
-        intensity_scale=thick.intensity_scale,
-        checkpoint=checkpoint,
-        device=torch.device("cpu"),
-    )
-
-
 def linear(made: Simulated) -> FloatArray:
     """Return the linear estimate, moved by what it lacks, too."""
     thick = made.thick
@@ -114,7 +100,7 @@ def linear(made: Simulated) -> FloatArray:
     return restore(torch.from_numpy(thick.slices)[None], None, operators)[0].numpy()
 
 
-def second_move(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> None:
+def second_move(head: Volume, protocol: Protocol, ours: Method) -> None:
     """Print what a second move changes."""
     for noise in (0.0, 0.02):
         made = simulate(head, dataclasses.replace(protocol, noise=noise))
@@ -124,14 +110,14 @@ def second_move(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> Non
         words = []
         for moves, how in (("one move", restore), ("two", moved_twice)):
             with patch(RESTORE, how):
-                found = network(made, checkpoint)
+                found = ours(made.thick)
             missing = np.abs(made.thick.slices - along_last_axis(degrade, found))[acquired]
             share = 100.0 * float(np.median(missing)) / made.thick.intensity_scale
             words.append(f"{moves} {psnr(made.truth, found, mask, peak):.3f} dB, {share:.4f} %")
         print(f"  {100 * noise:g} % noise: {'; '.join(words)} missing", flush=True)
 
 
-def end_slices(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> None:
+def end_slices(head: Volume, protocol: Protocol, ours: Method) -> None:
     """Print how close the first and the last slice come to the truth."""
     whole = simulate(head, protocol)
     made = middle(whole)
@@ -148,7 +134,7 @@ def end_slices(head: Volume, protocol: Protocol, checkpoint: Checkpoint) -> None
         ("a line through the outermost two beyond", partial(degrade_beyond, line)),
     ):
         with patch(OPERATORS, degrade):
-            by_lines, by_network = linear(made), network(made, checkpoint)
+            by_lines, by_network = linear(made), ours(made.thick)
         print(
             f"  end slices, {words}: linear {psnr(made.truth, by_lines, mask, peak):.2f} dB, "
             f"network {psnr(made.truth, by_network, mask, peak):.2f} dB",
@@ -166,12 +152,12 @@ def main() -> None:
     arguments = parser.parse_args()
     thickness, gap = map(float, arguments.slices.split("/"))
     protocol = Protocol(thickness, gap, arguments.axis)
-    checkpoint = Checkpoint.load(arguments.checkpoint)
+    ours = build_methods(("ours",), Checkpoint.load(arguments.checkpoint))["ours"]
     for path in arguments.heads:
         head = crop_to_head(load_ras(path))
         print(f"{path.name.split('.')[0]}, {thickness:g}/{gap:g} mm along {arguments.axis}")
-        second_move(head, protocol, checkpoint)
-        end_slices(head, protocol, checkpoint)
+        second_move(head, protocol, ours)
+        end_slices(head, protocol, ours)
 
 
 if __name__ == "__main__":
