@@ -12,16 +12,14 @@ Prints PSNR inside the foreground, and the median of what is still missing, with
 
 The end slices: a part of their profile sees tissue outside of the field of view. Of the middle half
 of the slices, whose truth goes on beyond both ends, the first and the last are scored: as the node
-restores them, which counts that part for tissue inside; with the outermost thin slice standing for
-all beyond it; and with a line through the outermost two.
+restores them, with the outermost thin slice standing for all beyond it; with that part counted for
+tissue inside; and with a line through the outermost two.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,6 +40,7 @@ from mrisr_node.volumes.degradation import (
     SliceStack,
     along_last_axis,
     degradation_matrix,
+    slice_profile,
 )
 from mrisr_node.volumes.geometry import FloatArray, Volume
 
@@ -49,35 +48,28 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 OPERATORS = "mrisr_node.superres.operators.degradation_matrix"
 RESTORE = "mrisr_node.superres.folded.restore"
 
-Beyond = Callable[[int, int], Positions]
-"""From how many thin slices, and how many beyond either end, to all of those from the former."""
-
 
 def moved_twice(thick: Tensor, update: Tensor | None, operators: TorchOperators) -> Tensor:
     """Return what :func:`restore` does, moved once more by what it lacks."""
     return consistent(restore(thick, update, operators), thick, operators)
 
 
-def edge(count: int, beyond: int) -> Positions:
-    """Let the outermost thin slices go on."""
-    return np.eye(count)[np.clip(np.arange(-beyond, count + beyond), 0, count - 1)]
+def inside_only(stack: SliceStack, positions: Positions) -> Positions:
+    """Return A of a stack whose end slices see nothing beyond the ends."""
+    weights = slice_profile(positions[None, :] - stack.centres[:, None], stack.thickness_mm)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def line(count: int, beyond: int) -> Positions:
-    """Let the lines through the outermost two thin slices go on."""
-    inner = edge(count, beyond)
-    far = np.arange(1, beyond + 1)
-    inner[:beyond] += np.outer(far[::-1], np.eye(count)[0] - np.eye(count)[1])
-    inner[-beyond:] += np.outer(far, np.eye(count)[-1] - np.eye(count)[-2])
-    return inner
-
-
-def degrade_beyond(beyond: Beyond, stack: SliceStack, positions: Positions) -> Positions:
-    """Return A of a stack whose end slices see something beyond the ends."""
+def line_beyond(stack: SliceStack, positions: Positions) -> Positions:
+    """Return A of a stack beyond whose ends the line through the outermost two slices goes on."""
     step = float(positions[1] - positions[0])
     count = int(np.ceil(2.0 * stack.thickness_mm / step))
     wide = np.arange(-count, len(positions) + count) * step + positions[0]
-    return degradation_matrix(stack, wide) @ beyond(len(positions), count)
+    near = np.eye(len(positions))
+    far = np.arange(1, count + 1)[:, None]
+    before = near[0] + far[::-1] * (near[0] - near[1])
+    after = near[-1] + far * (near[-1] - near[-2])
+    return degradation_matrix(stack, wide) @ np.concatenate([before, near, after])
 
 
 def middle(made: Simulated) -> Simulated:
@@ -129,9 +121,9 @@ def end_slices(head: Volume, protocol: Protocol, ours: Method) -> None:
     places = made.thick.positions
     mask[..., (places > half) & (places < made.thick.stack.centres[-1] - half)] = False
     for words, degrade in (
-        ("as the node does it", degradation_matrix),
-        ("the outermost thin slice beyond", partial(degrade_beyond, edge)),
-        ("a line through the outermost two beyond", partial(degrade_beyond, line)),
+        ("the outermost thin slice beyond", degradation_matrix),
+        ("nothing beyond", inside_only),
+        ("a line through the outermost two beyond", line_beyond),
     ):
         with patch(OPERATORS, degrade):
             by_lines, by_network = linear(made), ours(made.thick)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import floor, log, sqrt
+from math import ceil, floor, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class SliceProfile(StrEnum):
 
 _TIME_BANDWIDTH = 4.0
 _SINC_WIDTH = 3.977730626391741  # full width at half maximum of the profile below, in its own unit
-_SINC_REACH = 2.0  # thicknesses on either side; side lobes beyond it are below 0.02 %
+_REACH = 2.0  # thicknesses on either side; the sinc's side lobes beyond it are below 0.02 %
 
 
 def _sinc_pulse_profile(offsets: Positions) -> Positions:
@@ -90,9 +90,7 @@ def slice_profile(
     """
     if profile is SliceProfile.SINC:
         scaled = offsets_mm / thickness_mm
-        return np.where(
-            np.abs(scaled) <= _SINC_REACH, _sinc_pulse_profile(_SINC_WIDTH * scaled), 0.0
-        )
+        return np.where(np.abs(scaled) <= _REACH, _sinc_pulse_profile(_SINC_WIDTH * scaled), 0.0)
     scaled = offsets_mm / profile_sigma(thickness_mm)
     return np.where(np.abs(scaled) <= 4.0, np.exp(-0.5 * scaled**2), 0.0)
 
@@ -144,8 +142,9 @@ def degradation_matrix(
 ) -> Positions:
     """Return A, shape (N, M): thick slices from M thin ones centred at ``positions`` (mm).
 
-    Each row is the profile at the thin slices' distances from the centre of a thick one. Rows sum
-    to one, at the ends too, where a part of the profile sees no slice: a constant image stays
+    Each row is the profile at the thin slices' distances from the centre of a thick one. Where the
+    profile reaches beyond the equidistant thin slices, the outermost of them stands for what is
+    there, for tissue seldom ends with the field of view. Rows sum to one: a constant image stays
     constant. The adjoint is ``A.T``. Sums over samples equal the integrals over the profile to
     within 0.1 % as long as a slice is at least 1.5 times as thick as the thin ones are apart.
 
@@ -157,8 +156,14 @@ def degradation_matrix(
     offsets = positions[None, :] - stack.centres[:, None]
     if np.any(np.abs(offsets).min(axis=1) > stack.thickness_mm):
         raise ValueError("a thick slice lies outside of the thin slices")
-    weights = slice_profile(offsets, stack.thickness_mm, profile)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    step = positions[1] - positions[0] if len(positions) > 1 else stack.distance_mm
+    beyond = np.arange(1, ceil(_REACH * stack.thickness_mm / step) + 1) * step
+    wide = np.concatenate([positions[0] - beyond, positions, positions[-1] + beyond])
+    weights = slice_profile(wide[None, :] - stack.centres[:, None], stack.thickness_mm, profile)
+    before, inside, after = np.split(weights, [len(beyond), -len(beyond)], axis=1)
+    inside[:, 0] += before.sum(axis=1)
+    inside[:, -1] += after.sum(axis=1)
+    return np.asarray(inside / inside.sum(axis=1, keepdims=True))
 
 
 def along_last_axis(matrix: Positions, data: FloatArray) -> FloatArray:

@@ -116,7 +116,7 @@ def test_a_phantom_of_ramp_and_waves_is_acquired_exactly(profile, gain, thicknes
     thick = thicken(sharp, axis, thickness, 5.5 - thickness, profile).volume
     expected = phantom(along_normal(thick), gain(1 / 11.0, thickness), gain(1 / 23.0, thickness))
     inner = [slice(None)] * 3
-    inner[axis] = slice(2, -2)  # at the ends a part of the profile sees nothing
+    inner[axis] = slice(2, -2)  # at the ends the wave does not go on
     assert thick.data[tuple(inner)] == pytest.approx(expected[tuple(inner)], abs=2e-3)
 
 
@@ -152,6 +152,21 @@ def test_thin_slices_fill_exactly_the_field_of_view():
 def test_rows_are_means_also_at_the_ends():
     stack = SliceStack(5, 4.0, 6.0)
     assert degradation_matrix(stack, stack.divided(20)).sum(axis=1) == pytest.approx(np.ones(5))
+
+
+@pytest.mark.parametrize("profile", SliceProfile)
+def test_beyond_the_ends_the_outermost_thin_slice_goes_on(profile):
+    stack = SliceStack(5, 4.0, 6.0)
+    thin = stack.divided(20)  # 1 mm apart
+    wide = np.arange(thin[0] - 30.0, thin[-1] + 31.0)
+    image = np.random.default_rng(0).normal(size=20)
+    seen = degradation_matrix(stack, wide, profile) @ np.pad(image, 30, mode="edge")
+    assert degradation_matrix(stack, thin, profile) @ image == pytest.approx(seen)
+
+
+def test_one_thin_slice_is_all_that_one_thick_slice_sees():
+    stack = SliceStack(1, 4.0, 4.0)
+    assert degradation_matrix(stack, stack.divided(1)) == pytest.approx(np.ones((1, 1)))
 
 
 def test_the_transpose_is_the_adjoint():
