@@ -81,8 +81,9 @@ def low_sidecar(
         f" SliceThickness = {slices.thickness_mm:g} mm",
         "Processing": [
             "each thick slice is the mean of the thin ones, weighted by the slice profile at their"
-            " distance from its centre; as many as fit, centred in the high resolution's field of"
-            " view; within a slice nothing is changed"
+            " distance from its centre; beyond the ends the outermost thin slice goes on; as many"
+            " as fit, centred in the high resolution's field of view; within a slice nothing is"
+            " changed"
         ],
         "IntensityUnit": "mean intensity inside the brain at high resolution",
         "Noise": "none added",

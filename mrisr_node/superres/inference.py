@@ -110,7 +110,7 @@ def restore_slices(
     precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> FloatArray:
-    """Restore thin slices at any positions.
+    """Restore thin slices at any equidistant positions.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def restore_slices(
     stack
         Their geometry.
     positions
-        Centres (mm) of the m thin slices; 0 is the centre of the first acquired one.
+        Centres (mm) of the m thin slices, ascending; 0 is the centre of the first acquired one.
     in_plane_mm
         Pixel size.
     intensity_scale

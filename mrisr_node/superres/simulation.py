@@ -73,8 +73,8 @@ class ThickSlices:
     stack
         Their geometry.
     positions
-        Centres (mm) of the m thin slices that are asked for; 0 is the centre of the first thick
-        one.
+        Centres (mm) of the m thin slices that are asked for, ascending and equidistant; 0 is the
+        centre of the first thick one.
     in_plane_mm
         Pixel size.
     intensity_scale

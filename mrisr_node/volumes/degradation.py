@@ -62,7 +62,7 @@ class SliceProfile(StrEnum):
 
 _TIME_BANDWIDTH = 4.0
 _SINC_WIDTH = 3.977730626391741  # full width at half maximum of the profile below, in its own unit
-_REACH = 2.0  # thicknesses on either side; the sinc's side lobes beyond it are below 0.02 %
+_REACH = 2.0  # thicknesses on either side; a Gaussian ends at 1.7, lobes beyond are below 0.02 %
 
 
 def _sinc_pulse_profile(offsets: Positions) -> Positions:
@@ -140,13 +140,22 @@ class SliceStack:
 def degradation_matrix(
     stack: SliceStack, positions: Positions, profile: SliceProfile = SliceProfile.GAUSSIAN
 ) -> Positions:
-    """Return A, shape (N, M): thick slices from M thin ones centred at ``positions`` (mm).
+    """Return A, shape (N, M): thick slices from M thin ones.
 
     Each row is the profile at the thin slices' distances from the centre of a thick one. Where the
-    profile reaches beyond the equidistant thin slices, the outermost of them stands for what is
-    there, for tissue seldom ends with the field of view. Rows sum to one: a constant image stays
-    constant. The adjoint is ``A.T``. Sums over samples equal the integrals over the profile to
-    within 0.1 % as long as a slice is at least 1.5 times as thick as the thin ones are apart.
+    profile reaches beyond the thin slices, the outermost of them stands for what is there, for
+    tissue seldom ends with the field of view. Rows sum to one: a constant image stays constant. The
+    adjoint is ``A.T``. Sums over samples equal the integrals over the profile to within 0.1 % as
+    long as a slice is at least 1.5 times as thick as the thin ones are apart.
+
+    Parameters
+    ----------
+    stack
+        The thick slices.
+    positions
+        Centres of the thin slices in mm, shape (M,), ascending and equidistant.
+    profile
+        Of the thick slices.
 
     Raises
     ------

@@ -13,7 +13,12 @@ from mrisr_node.superres.inference import change_over_cubic, pick_precision, sup
 from mrisr_node.superres.networks import FoldedResidual
 from mrisr_node.superres.precision import computes_in_bfloat16
 from mrisr_node.superres.tiles import reach
-from mrisr_node.volumes.degradation import thicken
+from mrisr_node.volumes.degradation import (
+    SliceStack,
+    along_last_axis,
+    degradation_matrix,
+    thicken,
+)
 from mrisr_node.volumes.geometry import Volume
 
 
@@ -84,6 +89,16 @@ def test_fidelity_is_measured_and_better_than_cubic(head, tiny):
     assert result.residual.data.shape == thick.data.shape
     json.dumps(dataclasses.asdict(fidelity))
     assert "4 mm" in result.profile
+
+
+def test_the_residual_of_the_end_slices_counts_on_tissue_beyond_them(head, tiny):
+    thick = thick_head(head, gap=0.0)
+    result = resolve(thick, tiny)
+    longer = np.pad(result.volume.data, [(0, 0), (0, 0), (20, 20)], mode="edge")
+    positions = (np.arange(-20, longer.shape[2] - 20) + 0.5) * result.spacing_out_mm - 2.0
+    degrade = degradation_matrix(SliceStack(thick.data.shape[2], 4.0, 4.0), positions)
+    missing = thick.data - along_last_axis(degrade, longer)
+    assert result.residual.data == pytest.approx(missing, abs=0.05)
 
 
 def test_an_empty_mask_does_not_stop_it(head, tiny):

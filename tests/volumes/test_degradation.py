@@ -116,7 +116,7 @@ def test_a_phantom_of_ramp_and_waves_is_acquired_exactly(profile, gain, thicknes
     thick = thicken(sharp, axis, thickness, 5.5 - thickness, profile).volume
     expected = phantom(along_normal(thick), gain(1 / 11.0, thickness), gain(1 / 23.0, thickness))
     inner = [slice(None)] * 3
-    inner[axis] = slice(2, -2)  # at the ends the wave does not go on
+    inner[axis] = slice(2, -2)  # beyond the ends neither the ramp nor the waves go on
     assert thick.data[tuple(inner)] == pytest.approx(expected[tuple(inner)], abs=2e-3)
 
 
