@@ -13,7 +13,8 @@ Prints PSNR inside the foreground, and the median of what is still missing, with
 The end slices: a part of their profile sees tissue outside of the field of view. Of the middle half
 of the slices, whose truth goes on beyond both ends, the first and the last are scored: as the node
 restores them, with the outermost thin slice standing for all beyond it; with that part counted for
-tissue inside; and with a line through the outermost two.
+tissue inside; and with a line through the outermost two. Prints PSNR, and how far inwards the
+centre of the first slice is taken on the grid that the node would choose.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ def end_slices(head: Volume, protocol: Protocol, ours: Method) -> None:
     half = 0.5 * made.thick.stack.distance_mm
     places = made.thick.positions
     mask[..., (places > half) & (places < made.thick.stack.centres[-1] - half)] = False
+    grid = made.thick.stack.divided(made.thick.stack.thin_count(made.thick.in_plane_mm))
     for words, degrade in (
         ("the outermost thin slice beyond", degradation_matrix),
         ("nothing beyond", inside_only),
@@ -129,7 +131,8 @@ def end_slices(head: Volume, protocol: Protocol, ours: Method) -> None:
             by_lines, by_network = linear(made), ours(made.thick)
         print(
             f"  end slices, {words}: linear {psnr(made.truth, by_lines, mask, peak):.2f} dB, "
-            f"network {psnr(made.truth, by_network, mask, peak):.2f} dB",
+            f"network {psnr(made.truth, by_network, mask, peak):.2f} dB; the first slice's centre "
+            f"{(degrade(made.thick.stack, grid) @ grid)[0]:.2f} mm too far inwards",
             flush=True,
         )
 
